@@ -1,0 +1,651 @@
+"""The vocabulary: every word a service file may use, and nothing that knows an engine.
+
+All types are frozen, keyword-friendly dataclasses. Sizes are MB (2**20 bytes), times are seconds, modes are
+octal strings as `chmod` takes them. A field without a default is one where a wrong guess would be unsafe or
+silent (access, backup, limits, health).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from stack.plan import Plan
+    from stack.settings import Settings
+
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+CONFIG_DIR = "/run/kit"  # where every container finds its delivered files, read-only
+
+
+# --------------------------------------------------------------------------------------------------- problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong: where it stands, what it is, and how to fix it."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}\n      {self.fix}"
+
+
+class SpecError(Exception):
+    """Everything that is wrong, at once. Raised before anything is changed."""
+
+    def __init__(self, subject: str, problems: tuple[Problem, ...]) -> None:
+        self.subject = subject
+        self.problems = problems
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The report a person reads: a line of what, then each problem, then that nothing happened."""
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        lines = [f"{self.subject}: {count}", ""]
+        for problem in self.problems:
+            lines += [f"  {problem.where}: {problem.what}", f"      {problem.fix}"]
+        return "\n".join([*lines, "", "Nothing was changed."])
+
+
+# ------------------------------------------------------------------------------------------- hosts and zones
+
+
+class Target(StrEnum):
+    """A kind of machine. Each has a HostProfile in targets.py."""
+
+    DEV = "dev"
+    PI = "pi"
+    GPU = "gpu"
+
+
+class Arch(StrEnum):
+    AMD64 = "amd64"
+    ARM64 = "arm64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostProfile:
+    """The machine a stack is planned for.
+
+    memory_mb is what the machine has, reserve_mb what stays with the system; services share the difference.
+    docker_host is None for the local socket. page_size is the kernel's, in bytes (16384 on a stock Pi 5).
+    """
+
+    target: Target
+    arches: frozenset[Arch]
+    docker_host: str | None
+    memory_mb: int
+    reserve_mb: int
+    cpus: float
+    disk_gb: int
+    gpu: bool
+    page_size: int
+
+
+class Zone(StrEnum):
+    """A network. zones.py says which may reach which."""
+
+    EDGE = "edge"
+    APP = "app"
+    DATA = "data"
+    OBSERVE = "observe"
+    MANAGE = "manage"
+    EGRESS = "egress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoneSpec:
+    """internal: Docker gives it no way out. reachable_from: zones whose members may open connections into it."""
+
+    zone: Zone
+    summary: str
+    internal: bool
+    reachable_from: frozenset[Zone]
+
+
+class Profile(StrEnum):
+    """A bundle of services that users choose by name; profiles.py says what each is for."""
+
+    CHAT = "chat"
+
+
+class Role(StrEnum):
+    """What a service offers to all others without knowing them. At most one selected service has each."""
+
+    INGRESS = "ingress"
+    IDENTITY = "identity"
+    DATABASE = "database"
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+class ImageSource(StrEnum):
+    """Where images come from: an image registry, or built here from package registries (airgap/)."""
+
+    REGISTRY = "registry"
+    AIRGAP = "airgap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePin:
+    """One image. `name` is also the recipe's name in airgap/images. `programs` are those a health probe may use."""
+
+    name: str
+    repository: str
+    tag: str
+    arches: frozenset[Arch]
+    digest: str | None = None
+    programs: frozenset[str] = frozenset()
+    size_mb: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tag in ("", "latest"):
+            raise ValueError(f"image {self.name}: a pin needs a tag, and 'latest' is none")
+
+    @property
+    def reference(self) -> str:
+        """repository:tag, with @digest where one is locked."""
+        return f"{self.repository}:{self.tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+class Encoding(StrEnum):
+    """How a secret is written so that its reader gets back exactly its bytes, whatever characters it has."""
+
+    RAW = "raw"
+    URL = "url"  # percent-encoded, for the userinfo part of a URL
+    REDIS = "redis"  # a double-quoted argument of redis.conf
+    PROPERTIES = "properties"  # a value in a Java .properties file that Keycloak's expander reads
+
+
+@dataclass(frozen=True)
+class OwnUrl:
+    """The public URL of one of the service's own routes, without a trailing slash, plus `path`."""
+
+    route: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """The one issuer URL of the stack's realm, the same for browsers and containers, plus `path`."""
+
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Another service's port: its URL, the dependency edge and the shared-zone check in one.
+
+    `template` may name {host}, {port} and each of `secrets`, which must be shared by that service; they are
+    percent-encoded, and a Ref with secrets is itself secret. `start=False` when the other may come later.
+    """
+
+    service: str
+    port: str
+    template: str = "http://{host}:{port}"
+    secrets: tuple[str, ...] = ()
+    start: bool = True
+
+
+@dataclass(frozen=True)
+class DatabaseUrl:
+    """The URL of one of the service's own databases, role and password included: secret."""
+
+    database: str
+    scheme: str = "postgresql"
+
+
+@dataclass(frozen=True)
+class DatabasePassword:
+    """The password of the role of one of the service's own databases: secret."""
+
+    database: str
+    encoding: Encoding = Encoding.RAW
+
+
+@dataclass(frozen=True)
+class SecretValue:
+    """One of the service's own secrets, inside a larger value."""
+
+    secret: str
+    encoding: Encoding = Encoding.RAW
+
+
+@dataclass(frozen=True)
+class ClientId:
+    """The id of the service's own OIDC client."""
+
+
+@dataclass(frozen=True)
+class ClientSecret:
+    """The secret of the service's own OIDC client: secret."""
+
+    encoding: Encoding = Encoding.RAW
+
+
+@dataclass(frozen=True)
+class FromSettings:
+    """A plain value computed from the stack's settings."""
+
+    read: Callable[[Settings], str]
+
+
+@dataclass(frozen=True)
+class ByTarget:
+    """A plain value per target."""
+
+    values: Mapping[Target, str]
+
+
+@dataclass(frozen=True)
+class CaCertificate:
+    """The stack's CA certificate, PEM."""
+
+
+@dataclass(frozen=True)
+class LeafCertificates:
+    """The private key and certificate chain for every host name of the stack, one PEM: secret."""
+
+
+Value = (
+    str
+    | OwnUrl
+    | Issuer
+    | Ref
+    | DatabaseUrl
+    | DatabasePassword
+    | SecretValue
+    | ClientId
+    | ClientSecret
+    | FromSettings
+    | ByTarget
+    | CaCertificate
+    | LeafCertificates
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Values joined in order. Secret as soon as one of them is."""
+
+    parts: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Static:
+    """A file kept in services/files/<service>/."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Text computed from the whole plan by a pure function in derive/."""
+
+    make: Callable[[Plan], str | Template]
+
+
+FileSource = Template | Static | Derived
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file delivered to CONFIG_DIR/<name>, owned by the container's user.
+
+    A changed file restarts the container, unless `reload` is True: then the container's `reload` job runs.
+    """
+
+    name: str
+    source: FileSource
+    mode: str = "0400"
+    reload: bool = False
+
+
+# --------------------------------------------------------------------------------------------------- secrets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """Made by the program once and kept in the state, encrypted."""
+
+    length: int = 32
+    special: bool = False
+
+
+@dataclass(frozen=True)
+class Provided:
+    """Set by the operator: `pulumi config set --secret <config_key>`. Missing is refused while planning."""
+
+    config_key: str
+
+
+@dataclass(frozen=True)
+class AsFile:
+    """A file at CONFIG_DIR/<name>, without a trailing newline."""
+
+    name: str
+    mode: str = "0400"
+
+
+@dataclass(frozen=True)
+class AsExport:
+    """A variable exported by a wrapper that reads a file and then execs the image's own entrypoint.
+
+    Appears in no `docker inspect`. Needs a shell in the image and the container's `entrypoint` spelled out.
+    """
+
+    variable: str
+
+
+@dataclass(frozen=True)
+class AsEnv:
+    """A plain environment variable, visible in `docker inspect`: only where an image has no shell."""
+
+    variable: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class InTemplate:
+    """Delivered only as part of other values of the same service, or of a Ref where it is shared."""
+
+
+Delivery = AsFile | AsExport | AsEnv | InTemplate
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A secret of a service, delivered to its container `to`. shared: others may take it through a Ref."""
+
+    name: str
+    source: Generated | Provided
+    delivery: Delivery
+    shared: bool = False
+    to: str = "main"
+
+
+# ------------------------------------------------------------------------------------------------ containers
+
+
+@dataclass(frozen=True)
+class Port:
+    name: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Http:
+    """Healthy when GET path on the named port answers 200."""
+
+    port: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Tcp:
+    """Healthy when the named port accepts a connection."""
+
+    port: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """Healthy when the program exits 0. argv[0] must be one of the image's programs."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthCheck:
+    """The Docker health check. The interval bounds how late `up` notices that a service is ready."""
+
+    test: Http | Tcp | Command
+    interval_s: int = 2
+    timeout_s: int = 5
+    retries: int = 5
+    start_period_s: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceLimits:
+    """Hard limits. memory_mb is also the swap limit: a container gets no swap. shm_mb 0 is the engine's default."""
+
+    memory_mb: int
+    cpus: float
+    pids: int = 256
+    cpuset: str = ""
+    gpu: bool = False
+    shm_mb: int = 0
+
+
+@dataclass(frozen=True)
+class Writable:
+    """An exception from the read-only root file system. `sources`: with images from there only."""
+
+    reason: str
+    sources: frozenset[ImageSource] = frozenset(ImageSource)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """An exception from cap_drop ALL, in Docker's CAP_ form."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One of the service's own volumes in one of its containers or jobs."""
+
+    volume: str
+    path: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Publish:
+    """A port on the host's bind address. Only the ingress may publish. `external` reads the host's port."""
+
+    port: str
+    external: Callable[[Settings], int]
+    loopback_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSpec:
+    """A long-running container. `user` is uid:gid. `entrypoint`/`command` are the image's own when left empty.
+
+    trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's.
+    """
+
+    image: ImagePin
+    user: str
+    zones: frozenset[Zone]
+    health: HealthCheck
+    limits: Mapping[Target, ResourceLimits]
+    name: str = "main"
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: Mapping[str, Value | Template] = field(default_factory=_empty)
+    ports: tuple[Port, ...] = ()
+    files: tuple[File, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    tmpfs: Mapping[str, int] = field(default_factory=_empty)
+    publish: tuple[Publish, ...] = ()
+    writable: Writable | None = None
+    capabilities: tuple[Capability, ...] = ()
+    trust_ca: bool = False
+    stop_grace_s: int = 10
+    reload: tuple[str, ...] = ()
+    wait_s: int = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
+
+    Its inputs are its image, command, env, files and `triggers`. pid_of: share that container's processes
+    (to signal it). `files` are secret-safe: uploaded, never in env or argv.
+    """
+
+    name: str
+    image: ImagePin
+    user: str
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...] = ()
+    zones: frozenset[Zone] = frozenset()
+    env: Mapping[str, Value | Template] = field(default_factory=_empty)
+    files: tuple[File, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    triggers: tuple[Value, ...] = ()
+    memory_mb: int = 256
+    timeout_s: int = 300
+
+
+# ------------------------------------------------------------------------- what a service asks of the others
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """What of a volume goes into the backup."""
+
+    exclude: tuple[str, ...] = ()
+
+    @staticmethod
+    def files(exclude: tuple[str, ...] = ()) -> BackupSet:
+        return BackupSet(exclude=exclude)
+
+
+@dataclass(frozen=True)
+class NoBackup:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A named volume of the service. Top directory owned by `owner` (uid:gid), the main container's by default."""
+
+    name: str
+    backup: BackupSet | NoBackup
+    owner: str | None = None
+    mode: str = "0700"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database and a role of the same name, made by a job of whoever has Role.DATABASE."""
+
+    name: str
+    extensions: tuple[str, ...] = ()
+
+
+class Access(StrEnum):
+    """Who may use a route. There is no default."""
+
+    PUBLIC = "public"  # no login
+    APP = "app"  # the application logs people in through OIDC
+    SSO = "sso"  # forward authentication at the ingress
+    ADMIN = "admin"  # the same, role admin
+    MACHINE = "machine"  # keys or signatures, exact paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403."""
+
+    name: str
+    port: str
+    access: Access
+    websocket: bool = False
+    streaming: bool = False
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OidcClient:
+    """A confidential client named after the service. Redirect *paths* only: the URLs come from its route.
+
+    roles: client role -> who gets it: "admin" (the realm's admins) or "*" (everybody).
+    """
+
+    route: str
+    redirect_paths: tuple[str, ...]
+    roles: Mapping[str, str] = field(default_factory=_empty)
+    logout_path: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a user would notice that the service works. `run` is "module:function" taking a ProofContext."""
+
+    title: str
+    run: str
+    cleanup: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseProvider:
+    """How whoever has Role.DATABASE makes a database.
+
+    `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated) and the
+    role's password in the file CONFIG_DIR/password.
+    """
+
+    job: Job
+    port: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSpec:
+    """Everything about one service. `name` equals its file's name."""
+
+    name: str
+    summary: str
+    containers: tuple[ContainerSpec, ...]
+    profiles: frozenset[Profile] = frozenset()
+    targets: frozenset[Target] = frozenset(Target)
+    roles: frozenset[Role] = frozenset()
+    needs: tuple[str, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    databases: tuple[Database, ...] = ()
+    database_provider: DatabaseProvider | None = None
+    routes: tuple[Route, ...] = ()
+    oidc: OidcClient | None = None
+    proofs: tuple[Proof, ...] = ()
+    source: str = field(default="", compare=False)  # the file it was found in, for messages
+
+    def container(self, name: str = "main") -> ContainerSpec:
+        """The container of that name. KeyError when there is none."""
+        for container in self.containers:
+            if container.name == name:
+                return container
+        raise KeyError(f"{self.name} has no container {name!r}")
+
+
+Item = TypeVar("Item", covariant=True)
+
+
+@dataclass(frozen=True)
+class Owned(Generic[Item]):
+    """A contribution and the service that made it."""
+
+    owner: str
+    item: Item

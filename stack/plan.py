@@ -1,0 +1,176 @@
+"""The plan: what runs where and why, decided from settings, host and services without touching an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stack.model import (
+    ContainerSpec,
+    Database,
+    Generated,
+    HostProfile,
+    OidcClient,
+    Owned,
+    Proof,
+    Provided,
+    ResourceLimits,
+    Role,
+    Route,
+    ServiceSpec,
+    Volume,
+)
+from stack.settings import Settings
+
+
+@dataclass(frozen=True, order=True)
+class SecretKey:
+    """The identity of a secret: who owns it and its name. Names with a colon are implied: db:<database>, oidc."""
+
+    owner: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSecret:
+    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc)."""
+
+    key: SecretKey
+    source: Generated | Provided
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedContainer:
+    """A container with everything that depends on host and settings decided.
+
+    `docker_name` is unique on the host (kit-<stack>-<service>[-<container>]); `host_name` is its DNS name inside
+    the stack (<service>[-<container>]); `image` the reference to run; `local_image`: built here, never pulled.
+    """
+
+    service: str
+    spec: ContainerSpec
+    docker_name: str
+    host_name: str
+    image: str
+    local_image: bool
+    limits: ResourceLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedService:
+    """A selected service. `why`: "profile chat", or the services that need it. retired: only its data is kept."""
+
+    spec: ServiceSpec
+    why: tuple[str, ...]
+    containers: tuple[PlannedContainer, ...]
+    starts_after: tuple[str, ...]
+    retired: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def memory_mb(self) -> int:
+        return sum(container.limits.memory_mb for container in self.containers)
+
+    @property
+    def cpus(self) -> float:
+        return sum(container.limits.cpus for container in self.containers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that will be, in start order. Made by build(); read by derive/, deploy.py and ops/."""
+
+    settings: Settings
+    host: HostProfile
+    services: tuple[PlannedService, ...]
+
+    @property
+    def stack(self) -> str:
+        return self.settings.stack
+
+    @property
+    def running(self) -> tuple[PlannedService, ...]:
+        """The services whose containers run: none while the stack is down."""
+        if self.settings.down:
+            return ()
+        return tuple(service for service in self.services if not service.retired)
+
+    def service(self, name: str) -> PlannedService:
+        """The selected service of that name. KeyError when there is none."""
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise KeyError(f"no service {name!r} in the plan")
+
+    def provider(self, role: Role) -> PlannedService | None:
+        """The selected, not retired service that has the role."""
+        return next((s for s in self.services if role in s.spec.roles and not s.retired), None)
+
+    @property
+    def routes(self) -> tuple[Owned[Route], ...]:
+        return tuple(Owned(s.name, route) for s in self.services if not s.retired for route in s.spec.routes)
+
+    @property
+    def databases(self) -> tuple[Owned[Database], ...]:
+        return tuple(Owned(s.name, item) for s in self.services if not s.retired for item in s.spec.databases)
+
+    @property
+    def oidc_clients(self) -> tuple[Owned[OidcClient], ...]:
+        return tuple(Owned(s.name, s.spec.oidc) for s in self.services if s.spec.oidc and not s.retired)
+
+    @property
+    def volumes(self) -> tuple[Owned[Volume], ...]:
+        """Of retired services as well: their data is kept."""
+        return tuple(Owned(s.name, item) for s in self.services for item in s.spec.volumes)
+
+    @property
+    def proofs(self) -> tuple[Owned[Proof], ...]:
+        return tuple(Owned(s.name, item) for s in self.services if not s.retired for item in s.spec.proofs)
+
+    @property
+    def secrets(self) -> tuple[PlannedSecret, ...]:
+        """Declared and implied ones, of retired services as well: data is often useless without its key."""
+        found: list[PlannedSecret] = []
+        for service in self.services:
+            spec = service.spec
+            for secret in spec.secrets:
+                found.append(PlannedSecret(key=SecretKey(spec.name, secret.name), source=secret.source))
+            for database in spec.databases:
+                found.append(PlannedSecret(key=database_secret(spec.name, database.name), source=Generated(length=32)))
+            if spec.oidc:
+                found.append(PlannedSecret(key=client_secret(spec.name), source=Generated(length=32)))
+        return tuple(found)
+
+    def host_name(self, route: Route) -> str:
+        """The public host name of a route, without a port."""
+        return f"{route.name}.{self.settings.domain}"
+
+    def url(self, route: Route) -> str:
+        """The public URL of a route, without a trailing slash; the port only where it is not 443."""
+        port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"
+        return f"https://{self.host_name(route)}{port}"
+
+
+def database_secret(owner: str, database: str) -> SecretKey:
+    """The password of a database's role."""
+    return SecretKey(owner, f"db:{database}")
+
+
+def client_secret(owner: str) -> SecretKey:
+    """The secret of a service's OIDC client."""
+    return SecretKey(owner, "oidc")
+
+
+def docker_prefix(stack: str) -> str:
+    """What every Docker name of a stack starts with."""
+    return f"kit-{stack}-"
+
+
+def build(settings: Settings, host: HostProfile, services: tuple[ServiceSpec, ...]) -> Plan:
+    """Resolve the selected services into a Plan, or raise one SpecError with every problem found."""
+    raise NotImplementedError
