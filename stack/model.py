@@ -612,6 +612,19 @@ class DatabaseProvider:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdentityProvider:
+    """How whoever has Role.IDENTITY is administered.
+
+    `admin_client_id` is a service client of its own (master) realm, made at the first start with the service's
+    secret named `admin_secret`. `port` serves logins and the admin API.
+    """
+
+    admin_client_id: str
+    admin_secret: str
+    port: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
     """Everything about one service. `name` equals its file's name."""
 
@@ -627,6 +640,7 @@ class ServiceSpec:
     volumes: tuple[Volume, ...] = ()
     databases: tuple[Database, ...] = ()
     database_provider: DatabaseProvider | None = None
+    identity_provider: IdentityProvider | None = None
     routes: tuple[Route, ...] = ()
     oidc: OidcClient | None = None
     proofs: tuple[Proof, ...] = ()
@@ -638,6 +652,14 @@ class ServiceSpec:
             if container.name == name:
                 return container
         raise KeyError(f"{self.name} has no container {name!r}")
+
+    def endpoint(self, port: str) -> tuple[ContainerSpec, Port]:
+        """The container that has the port of that name, and the port. KeyError when there is none."""
+        for container in self.containers:
+            for candidate in container.ports:
+                if candidate.name == port:
+                    return container, candidate
+        raise KeyError(f"{self.name} has no port {port!r}")
 
 
 Item = TypeVar("Item", covariant=True)

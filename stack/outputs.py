@@ -1,0 +1,63 @@
+"""What a stack exports: the one description of it that deploy.py writes and ops/ reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+SECRET_OUTPUTS = frozenset({"admin_client_secret", "admin_password"})
+"""The fields that must be exported as secret outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOutputs:
+    """A stack as its operator sees it.
+
+    urls: route name -> public URL without a trailing slash. ca_pem: certificate of the stack's CA.
+    issuer: URL of the realm. admin_url: the identity provider's loopback-only listener, `https://127.0.0.1:8444`.
+    admin_client_*: the service client of the identity provider's own (master) realm.
+    admin_user, admin_password: the permanent administrator of the realm.
+    """
+
+    urls: Mapping[str, str]
+    ca_pem: str
+    realm: str
+    issuer: str
+    admin_url: str
+    admin_client_id: str
+    admin_client_secret: str
+    admin_user: str
+    admin_password: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Export name -> value; the names are those `from_dict` reads."""
+        return {export_name(f.name): getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, exported: Mapping[str, Any]) -> StackOutputs:
+        """Parse `pulumi stack output --json --show-secrets`. ValueError names everything that is missing or mistyped."""
+        found: dict[str, Any] = {}
+        wrong: list[str] = []
+        for f in fields(cls):
+            name = export_name(f.name)
+            value = exported.get(name)
+            if f.name == "urls":
+                urls = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None
+                if urls is None or not all(isinstance(url, str) for url in urls.values()):
+                    wrong.append(name)
+                else:
+                    found[f.name] = dict(urls)
+            elif isinstance(value, str) and value:
+                found[f.name] = value
+            else:
+                wrong.append(name)
+        if wrong:
+            raise ValueError(f"the stack exports no usable {', '.join(wrong)}; run ./kit up once more")
+        return cls(**found)
+
+
+def export_name(field: str) -> str:
+    """The name under which a field of StackOutputs is exported: camelCase, as Pulumi's users expect."""
+    first, *rest = field.split("_")
+    return first + "".join(word.capitalize() for word in rest)
