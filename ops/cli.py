@@ -1,0 +1,285 @@
+"""The command line: which verbs there are, what they take, and how their failures are shown.
+
+Standard library only, and nothing heavy is imported before a verb needs it: help is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops import console, venv
+from ops.console import KitError
+from ops.paths import ROOT, private_directory, state_home
+
+VERSION = "0.1.0"
+DEFAULT_STACK = "dev"
+INTERRUPTED = 130
+
+Run = Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A verb of ./kit. `run` is "module:function", imported only when the verb is used; `add` adds its options."""
+
+    name: str
+    summary: str
+    details: str
+    run: str
+    add: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    takes_stack: bool = True
+    passes_rest: bool = False
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print an object for programs instead of a table")
+
+
+def _up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-prove", action="store_true", help="leave out the proof of use at the end")
+
+
+def _down(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", action="store_true", help="delete the stack's data, secrets and state as well")
+    parser.add_argument(
+        "--yes-delete", metavar="STACK", help="the stack's name once more, instead of being asked for it (with --data)"
+    )
+
+
+def _preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--refresh", action="store_true", help="look at what really runs first")
+    parser.add_argument("--diff", action="store_true", help="every property that would change")
+    parser.add_argument("--expect-no-changes", action="store_true", help="fail when anything would change")
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    parser.add_argument("--show-login", action="store_true", help="print the first user's name and password")
+
+
+def _test(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fast", action="store_true", help="only what needs no engine: under a minute")
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="up",
+        summary="put the platform on this machine, or bring it up to date, and prove that it works",
+        details="""\
+Checks the machine, installs what is missing (Pulumi, its plugins; as root also the Docker engine), starts or
+changes what differs from the plan, repairs what was removed or stopped by hand, and acts as a user at the end.
+Running it again is always safe; when nothing differs, it says so. Ctrl-C stops after the steps in progress.""",
+        run="ops.up:run",
+        add=_up,
+    ),
+    Verb(
+        name="preview",
+        summary="what up would change, without changing it",
+        details="Runs `pulumi preview` on the same configuration and state as up, and passes on its exit code.",
+        run="ops.preview:run",
+        add=_preview,
+    ),
+    Verb(
+        name="down",
+        summary="take it down; data, users and secrets stay for the next up",
+        details="""\
+Removes the stack's containers and networks. Volumes, secrets and users stay: the next up brings back the same
+users with the same passwords and chats. With --data everything of the stack goes, after its name was typed.""",
+        run="ops.down:run",
+        add=_down,
+    ),
+    Verb(
+        name="status",
+        summary="what runs, healthy or not, and where to reach it",
+        details="Exit code 0: everything planned runs and is healthy. 3: something does not.",
+        run="ops.status:run",
+        add=_status,
+    ),
+    Verb(
+        name="plan",
+        summary="every service with why it is there and what it costs; needs no engine",
+        details="""\
+Resolves the configuration of the stack: services, memory, zones, addresses. Exit code 2: the configuration cannot
+be planned, with every problem and its fix.""",
+        run="ops.plan:run",
+        add=_json,
+    ),
+    Verb(
+        name="doctor",
+        summary="check this machine and the configuration; each problem says how to fix it",
+        details="""\
+Looks at the engine, memory, disk, ports, names, clock, GPU, versions, the state and its passphrase, and changes
+nothing. Exit code 1: something would keep up from working.""",
+        run="ops.doctor:run",
+        add=_json,
+    ),
+    Verb(
+        name="prove",
+        summary="act as a user through the front door; fails if anything does not work",
+        details="Logs in as a throw-away user, asks a question, looks for an answer, and cleans up after itself.",
+        run="ops.proving:run",
+    ),
+    Verb(
+        name="test",
+        summary="the whole test suite; --fast for the part that needs no engine",
+        details="""\
+Starts and installs what the live tests need, runs everything in one go, and stops what it started. Anything else
+on the line goes to pytest: ./kit test --fast -k plan""",
+        run="ops.testrun:run",
+        add=_test,
+        takes_stack=False,
+        passes_rest=True,
+    ),
+)
+
+
+def overview() -> str:
+    """What ./kit prints when it is asked for nothing."""
+    rows = [(f"{verb.name}{' [STACK]' if verb.takes_stack else ''}", verb.summary) for verb in VERBS]
+    return "\n".join(
+        [
+            "./kit puts a private AI platform on a machine you own, and keeps proving that it works.",
+            "",
+            *(f"  {line}" for line in console.table(rows)),
+            "",
+            f"STACK is {DEFAULT_STACK} unless named: {', '.join(stacks(ROOT)) or 'no Pulumi.<stack>.yaml here'}.",
+            "./kit VERB --help says more. Start with: ./kit up",
+        ]
+    )
+
+
+def stacks(root: Path) -> list[str]:
+    """The stacks this clone has a file for."""
+    return sorted(path.name[len("Pulumi.") : -len(".yaml")] for path in root.glob("Pulumi.*.yaml"))
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """' Did you mean "up"?' or nothing."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f' Did you mean "{found[0]}"?' if found else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints look like all others."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise KitError(f"{self.prog}: {message}", f"{self.prog} --help", code=2)
+
+
+def parser_for(verb: Verb) -> argparse.ArgumentParser:
+    """The options of a verb."""
+    parser = _Parser(
+        prog=f"./kit {verb.name}",
+        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if verb.takes_stack:
+        parser.add_argument("stack", nargs="?", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+    verb.add(parser)
+    return parser
+
+
+def check_stack(root: Path, stack: str) -> None:
+    """A stack is one when this clone has its file."""
+    known = stacks(root)
+    if stack in known:
+        return
+    what = f'there is no stack "{stack}": no Pulumi.{stack}.yaml here.{closest(stack, known)}'
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
+        what = f'"{stack}" cannot be a stack\'s name: lower-case letters, digits and hyphens.'
+    raise KitError(what, f"Stacks: {', '.join(known) or 'none'}. A new one is a file Pulumi.<name>.yaml.", code=2)
+
+
+def parse(argv: Sequence[str], root: Path) -> tuple[Verb, argparse.Namespace]:
+    """The verb and its arguments, or KitError."""
+    name, rest = argv[0], list(argv[1:])
+    by_name = {verb.name: verb for verb in VERBS}
+    if name not in by_name:
+        raise KitError(
+            f'./kit has no verb "{name}".{closest(name, list(by_name))}', f"Verbs: {', '.join(by_name)}.", code=2
+        )
+    verb = by_name[name]
+    parser = parser_for(verb)
+    if verb.passes_rest:
+        arguments, extra = parser.parse_known_args(rest)
+        arguments.rest = [word for word in extra if word != "--"]
+    else:
+        arguments = parser.parse_args(rest)
+    if verb.takes_stack:
+        check_stack(root, arguments.stack)
+    return verb, arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ./kit. Returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        console.say(overview())
+        return 0
+    if argv[0] in ("--version", "-V", "version"):
+        console.say(f"ai-kit {VERSION}")
+        return 0
+    return guarded(lambda: _dispatch(argv))
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    verb, arguments = parse(argv, ROOT)
+    python = venv.ensure()
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        sys.stdout.flush()
+        os.execv(python, [str(python), str(ROOT / "kit"), *argv])
+    module, function = verb.run.split(":")
+    run: Run = getattr(importlib.import_module(module), function)
+    return run(arguments)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run it; whatever goes wrong is shown in one or a few lines, with the way on. Tracebacks go to a file."""
+    try:
+        return run()
+    except KitError as error:
+        console.complain(error)
+        return error.code
+    except KeyboardInterrupt:
+        console.complain(KitError("interrupted.", "Run the same command again to go on."))
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # the last resort: a person sees one line, never a traceback
+        if rendered := _spec_report(error):
+            print(rendered, file=sys.stderr)
+            return 2
+        if os.environ.get("KIT_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        console.complain(KitError(f"unexpected: {what}", f"Details: {_log(error)}  (or KIT_DEBUG=1 to see them here)"))
+        return 1
+
+
+def _spec_report(error: Exception) -> str | None:
+    """The report of a SpecError, without importing the stack for those who never needed it."""
+    model = sys.modules.get("stack.model")
+    spec_error = getattr(model, "SpecError", None)
+    return error.render() if spec_error and isinstance(error, spec_error) else None  # type: ignore[attr-defined]
+
+
+def _log(error: Exception) -> str:
+    """Write the traceback down; where to find it."""
+    try:
+        logs = private_directory(state_home() / "logs")
+        path = logs / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as problem:
+        return f"could not be written ({problem})"
+    return str(path)
