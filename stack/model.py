@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from string import Formatter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -284,6 +285,23 @@ class Template:
     """Values joined in order. Secret as soon as one of them is."""
 
     parts: tuple[Value, ...]
+
+    @staticmethod
+    def of(text: str, **values: Value) -> Template:
+        """`text` with each {name} replaced by that value. ValueError when names and values do not match."""
+        parts: list[Value] = []
+        used: set[str] = set()
+        for literal, name, _, _ in Formatter().parse(text):
+            if literal:
+                parts.append(literal)
+            if name is not None:
+                if name not in values:
+                    raise ValueError(f"the text names {{{name}}}, which has no value")
+                parts.append(values[name])
+                used.add(name)
+        if used != set(values):
+            raise ValueError(f"the text does not name {', '.join(sorted(set(values) - used))}")
+        return Template(tuple(parts))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""How a secret is written so that its reader gets back exactly its bytes. One function per Encoding.
+
+Every text is encoded as UTF-8. A NUL character is refused: no variable, file format or database here can hold it.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from stack.model import Encoding
+
+
+def encode(value: str, encoding: Encoding) -> str:
+    """`value` as `encoding` wants it. ValueError when it holds a NUL character."""
+    if "\0" in value:
+        raise ValueError("a secret cannot hold a NUL character")
+    match encoding:
+        case Encoding.RAW:
+            return value
+        case Encoding.URL:
+            return quote(value, safe="")
+        case Encoding.REDIS:
+            return _redis(value)
+        case Encoding.PROPERTIES:
+            return _properties(value)
+
+
+def _redis(value: str) -> str:
+    """A double-quoted argument. Plain ASCII stays readable, every other byte becomes \\xHH."""
+    parts: list[str] = []
+    for byte in value.encode():
+        char = chr(byte)
+        if char in '"\\':
+            parts.append("\\" + char)
+        elif 0x20 <= byte < 0x7F:
+            parts.append(char)
+        else:
+            parts.append(f"\\x{byte:02x}")
+    return '"' + "".join(parts) + '"'
+
+
+def _properties(value: str) -> str:
+    """A value of a .properties file as Keycloak reads it.
+
+    Java takes a backslash away, then SmallRye's expressions take another: a literal `\\` or `$` needs a backslash
+    that is still there after the first reading. UTF-16 units outside ASCII become \\uXXXX, whatever the charset.
+    """
+    parts: list[str] = []
+    for char in value:
+        if char in _PROPERTY_ESCAPES:
+            parts.append(_PROPERTY_ESCAPES[char])
+        elif " " < char < "\x7f":
+            parts.append(char)
+        else:
+            units = char.encode("utf-16-be")
+            parts += [f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)]
+    return "".join(parts)
+
+
+_PROPERTY_ESCAPES = {"\\": "\\\\\\\\", "$": "\\\\$"}

@@ -1,0 +1,204 @@
+"""Plan -> haproxy.cfg of the front door. Each block names the service file that asked for it."""
+
+from __future__ import annotations
+
+from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
+from stack.model import CONFIG_DIR, Access, Http, Role, Route
+from stack.plan import Plan, PlannedService
+
+__all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
+
+# Inside the container. Published as the settings say; nobody else listens at these.
+HTTP_PORT = 10080
+HTTPS_PORT = 10443
+ADMIN_PORT = 10444
+
+CERTIFICATES = f"{CONFIG_DIR}/certs/"
+
+# Mozilla's intermediate: TLS 1.2 with forward secrecy, and 1.3.
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+    ":ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+    ":ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+CIPHERSUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+# What only the front door may say about a request.
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP")
+
+UNAVAILABLE = (
+    "<!doctype html><meta charset=utf-8><title>Back in a moment</title>"
+    "<p>This service is starting or being looked after. Please try again in a few seconds."
+)
+UNKNOWN = "There is nothing under this name here."
+DENIED = "This address is not for the outside."
+NO_LOGIN = "This address needs a login that this stack does not offer."
+
+
+def config(plan: Plan) -> str:
+    """The whole file. Routes are matched by exact host name, whatever port the browser names."""
+    fronts: list[str] = []
+    backends: list[str] = []
+    for owned in plan.routes:
+        service = plan.service(owned.owner)
+        fronts.append(_front(plan, service, owned.item))
+        backends.append(_backend(service, owned.item))
+    return "\n".join(
+        (
+            _global(),
+            RESOLVERS.strip() + "\n",
+            HEALTH.strip() + "\n",
+            _plain(plan),
+            _public(plan, fronts),
+            *_admin(plan),
+            *backends,
+        )
+    )
+
+
+def _global() -> str:
+    return f"""# Derived from the plan. Edits here are lost.
+global
+    log stdout format raw local0 info
+    maxconn 2048
+    # A reload leaves open streams alone; a stop does not wait for them, the engine ends it.
+    hard-stop-after 30m
+    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
+    ssl-default-bind-curves X25519:prime256v1:secp384r1
+    ssl-default-bind-ciphers {CIPHERS}
+    ssl-default-bind-ciphersuites {CIPHERSUITES}
+
+defaults
+    mode http
+    log global
+    log-format {LOG_FORMAT}
+    option dontlognull
+    option redispatch
+    retries 3
+    timeout connect 3s
+    timeout client 60s
+    timeout server 60s
+    timeout queue 30s
+    timeout http-request 10s
+    timeout http-keep-alive 60s
+    timeout client-fin 30s
+    timeout tunnel 1h
+    http-error status 503 content-type "text/html; charset=utf-8" string {quoted(UNAVAILABLE)} hdr Retry-After 5
+"""
+
+
+def _hosts(plan: Plan) -> str:
+    return " ".join(plan.host_name(owned.item) for owned in plan.routes)
+
+
+# The host name as routes know it: no port, no trailing dot, lower case.
+_HOST = "req.hdr(host),field(1,:),lower"
+
+
+def _plain(plan: Plan) -> str:
+    port = "" if plan.settings.https_port == 443 else f":{plan.settings.https_port}"
+    known = f"{{ {_HOST} -m str {_hosts(plan)} }}"
+    return f"""# Plain HTTP only leads to TLS.
+frontend http
+    bind :{HTTP_PORT}
+    declare capture request len 64
+    http-request capture req.hdr(host) id 0
+    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} unless {known}
+    http-request redirect code 301 location https://%[{_HOST}]{port}%[capture.req.uri]
+"""
+
+
+def _public(plan: Plan, fronts: list[str]) -> str:
+    # Containers reach the public URL, port included, at this container: it listens at that port as well.
+    ports = dict.fromkeys((HTTPS_PORT, plan.settings.https_port))
+    binds = "\n".join(f"    bind :{port} ssl crt {CERTIFICATES} alpn h2,http/1.1" for port in ports)
+    forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
+    # Browsers keep the port when HSTS turns http into https: only right where both ports are the usual ones.
+    hsts = (
+        "    http-response set-header Strict-Transport-Security max-age=63072000\n"
+        if (plan.settings.http_port, plan.settings.https_port) == (80, 443)
+        and not plan.settings.domain.endswith("localhost")
+        else ""
+    )
+    return f"""frontend https
+{binds}
+    # Answers stream for as long as a model talks.
+    timeout client 30m
+    declare capture request len 64
+    http-request capture req.hdr(host) id 0
+{forget}
+    http-request set-header X-Forwarded-For %[src]
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header X-Forwarded-Proto https
+    http-request set-header X-Forwarded-Port {plan.settings.https_port}
+{hsts}
+{"".join(fronts)}    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)}
+"""
+
+
+def _front(plan: Plan, service: PlannedService, route: Route) -> str:
+    host = plan.host_name(route)
+    acl = f"host_{route.name}"
+    lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
+    if route.access in (Access.SSO, Access.ADMIN):
+        # Nobody here can ask for a login, so nobody gets in.
+        lines.append(f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)} if {acl}")
+    if route.deny:
+        lines.append(
+            f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
+            f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }}"
+        )
+    lines.append(f"use_backend {_backend_name(service, route)} if {acl}")
+    return "".join(f"    {line}\n" for line in lines) + "\n"
+
+
+def _backend(service: PlannedService, route: Route) -> str:
+    container = next(c for c in service.containers if any(p.name == route.port for p in c.spec.ports))
+    port = next(p.number for p in container.spec.ports if p.name == route.port)
+    lines: list[str] = []
+    check = SERVER_DEFAULTS
+    health = container.spec.health.test
+    if isinstance(health, Http):
+        lines.append(f"option httpchk GET {health.path}")
+        other = next(p.number for p in container.spec.ports if p.name == health.port)
+        if other != port:
+            check = check.replace("check", f"check port {other}", 1)
+    if route.streaming:
+        lines += ["timeout server 30m", "option http-no-delay"]
+    if not route.websocket:
+        lines.append("timeout tunnel 60s")
+    lines.append(f"server {container.host_name} {container.host_name}:{port} {check}")
+    header = f"# {_source(service)}\nbackend {_backend_name(service, route)}\n"
+    return header + "".join(f"    {line}\n" for line in lines)
+
+
+def _admin(plan: Plan) -> tuple[str, ...]:
+    """The listener through which the program administers the identity provider: published on loopback only."""
+    provider = plan.provider(Role.IDENTITY)
+    if provider is None or provider.spec.identity_provider is None:
+        return ()
+    port = provider.spec.identity_provider.port
+    route = next(route for route in provider.spec.routes if route.port == port)
+    forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
+    return (
+        f"""# {_source(provider)}: administration, from this machine only
+frontend admin
+    bind :{ADMIN_PORT} ssl crt {CERTIFICATES}
+    declare capture request len 64
+    http-request capture req.hdr(host) id 0
+{forget}
+    http-request set-header X-Forwarded-For %[src]
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header X-Forwarded-Proto https
+    http-request set-header X-Forwarded-Port {plan.settings.admin_port}
+    default_backend {_backend_name(provider, route)}
+""",
+    )
+
+
+def _backend_name(service: PlannedService, route: Route) -> str:
+    return f"{service.name}-{route.name}"
+
+
+def _source(service: PlannedService) -> str:
+    return service.spec.source or service.name

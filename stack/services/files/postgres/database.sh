@@ -1,0 +1,43 @@
+#!/bin/bash
+# Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
+#
+# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what; the role's password is the file /run/kit/password, every
+# byte of it. It reaches psql by an environment variable of this process and the server by the local socket;
+# the session logs no statement, so that it stands in no log even when something fails.
+set -euo pipefail
+
+password=$(cat /run/kit/password; printf x)
+export KIT_PASSWORD="${password%x}"
+export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10
+export PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
+
+[ -n "$KIT_PASSWORD" ] || { echo "the password of role $KIT_ROLE is empty"; exit 1; }
+
+query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
+
+query <<'SQL'
+\getenv database KIT_DATABASE
+\getenv role KIT_ROLE
+\getenv password KIT_PASSWORD
+SELECT format('CREATE ROLE %I', :'role')
+ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'password';
+SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
+ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
+ALTER DATABASE :"database" OWNER TO :"role";
+REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+SQL
+unset KIT_PASSWORD
+
+for extension in $KIT_EXTENSIONS; do
+    export KIT_EXTENSION="$extension"
+    query --dbname "dbname='${KIT_DATABASE//\'/\\\'}'" <<'SQL'
+\getenv extension KIT_EXTENSION
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS :"extension";
+-- Does nothing when the extension is already as new as the server's files.
+SELECT format('ALTER EXTENSION %I UPDATE', :'extension') \gexec
+SQL
+done
+
+echo "database $KIT_DATABASE is there, owned by role $KIT_ROLE${KIT_EXTENSIONS:+, with $KIT_EXTENSIONS}"

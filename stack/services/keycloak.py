@@ -1,0 +1,110 @@
+"""Keycloak: one login for everything.
+
+Upstream: keycloak/keycloak. Facts: docs/services/keycloak.md
+"""
+
+from stack import images
+from stack.model import (
+    Access,
+    ContainerSpec,
+    Database,
+    DatabasePassword,
+    Encoding,
+    File,
+    Generated,
+    HealthCheck,
+    Http,
+    IdentityProvider,
+    ImageSource,
+    InTemplate,
+    OwnUrl,
+    Port,
+    Proof,
+    Ref,
+    ResourceLimits,
+    Role,
+    Route,
+    Secret,
+    SecretValue,
+    ServiceSpec,
+    Static,
+    Target,
+    Template,
+    Writable,
+    Zone,
+)
+
+ADMIN_CLIENT = "kit-bootstrap"
+
+CONFIG = Template.of(
+    """\
+# Build options: the air-gapped image was built with exactly these.
+db=postgres
+health-enabled=true
+metrics-enabled=true
+
+# Run options.
+db-url={database}
+db-username=keycloak
+db-password={password}
+db-pool-max-size=20
+hostname={url}
+http-enabled=true
+proxy-headers=xforwarded
+cache=local
+
+# Read once, when the master realm is made. The service client is what the program administers with.
+bootstrap-admin-client-id={admin_client}
+bootstrap-admin-client-secret={admin_secret}
+""",
+    database=Ref("postgres", "sql", template="jdbc:postgresql://{host}:{port}/keycloak"),
+    password=DatabasePassword("keycloak", Encoding.PROPERTIES),
+    url=OwnUrl("auth"),
+    admin_client=ADMIN_CLIENT,
+    admin_secret=SecretValue("bootstrap", Encoding.PROPERTIES),
+)
+
+SERVICE = ServiceSpec(
+    name="keycloak",
+    summary="One login for everything",
+    roles=frozenset({Role.IDENTITY}),
+    containers=(
+        ContainerSpec(
+            image=images.KEYCLOAK,
+            user="1000:0",
+            zones=frozenset({Zone.APP, Zone.DATA}),
+            ports=(Port("http", 8080), Port("management", 9000)),
+            entrypoint=("/bin/bash", "/run/kit/keycloak.sh"),
+            env={
+                "JAVA_OPTS_KC_HEAP": "-XX:InitialRAMPercentage=20 -XX:MaxRAMPercentage=50",
+                "JAVA_OPTS_APPEND": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+            },
+            files=(
+                File(name="keycloak.conf", source=CONFIG),
+                File(name="keycloak.sh", source=Static("keycloak.sh")),
+            ),
+            tmpfs={"/tmp": 64, "/opt/keycloak/data": 64},
+            health=HealthCheck(test=Http("management", "/health/ready"), interval_s=2, start_period_s=240),
+            limits={
+                Target.DEV: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
+                Target.PI: ResourceLimits(memory_mb=900, cpus=2, pids=512),
+                Target.GPU: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
+            },
+            writable=Writable(
+                "the official image carries no build for a database and makes one at its first start",
+                sources=frozenset({ImageSource.REGISTRY}),
+            ),
+            stop_grace_s=30,
+            wait_s=420,  # a first start on a Pi builds the image's options and makes a hundred tables
+        ),
+    ),
+    databases=(Database("keycloak"),),
+    secrets=(Secret("bootstrap", Generated(length=48), InTemplate()),),
+    identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret="bootstrap", port="http"),
+    # Health and metrics live on the management port, which has no route; denied here too, should they move.
+    routes=(Route(name="auth", port="http", access=Access.PUBLIC, deny=("/metrics", "/health")),),
+    proofs=(
+        Proof("a new user logs in", "stack.proofs.keycloak:login"),
+        Proof("health and metrics stay inside", "stack.proofs.keycloak:closed"),
+    ),
+)

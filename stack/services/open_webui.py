@@ -1,0 +1,169 @@
+"""Open WebUI: chat with the local models in a browser.
+
+Upstream: open-webui/open-webui. Facts: docs/services/open-webui.md
+"""
+
+from stack import images
+from stack.derive import models
+from stack.model import (
+    Access,
+    AsExport,
+    BackupSet,
+    ClientId,
+    ClientSecret,
+    ContainerSpec,
+    Database,
+    DatabaseUrl,
+    FromSettings,
+    Generated,
+    HealthCheck,
+    Http,
+    Issuer,
+    Mount,
+    OidcClient,
+    OwnUrl,
+    Port,
+    Profile,
+    Proof,
+    Ref,
+    ResourceLimits,
+    Route,
+    Secret,
+    ServiceSpec,
+    Target,
+    Volume,
+    Zone,
+)
+
+DATA = "/app/backend/data"
+REDIS = Ref("redis", "redis", template="redis://:{password}@{host}:{port}/0", secrets=("password",))
+QUEUE = Ref("ollama", "queue")  # never Ollama itself
+
+SERVICE = ServiceSpec(
+    name="open-webui",
+    summary="Chat with local models, documents included",
+    profiles=frozenset({Profile.CHAT}),
+    # Its login needs the identity provider, its start does not: it asks for the issuer at the first login.
+    containers=(
+        ContainerSpec(
+            image=images.OPEN_WEBUI,
+            user="1000:1000",
+            zones=frozenset({Zone.APP, Zone.DATA}),
+            ports=(Port("http", 8080),),
+            command=("bash", "/app/backend/start.sh"),
+            env={
+                "WEBUI_URL": OwnUrl("chat"),
+                "CORS_ALLOW_ORIGIN": OwnUrl("chat"),  # without it websockets are refused
+                "HOME": DATA,
+                "STATIC_DIR": f"{DATA}/static",
+                "PORT": "8080",
+                # The program owns the settings: edits made in the page would drift.
+                "ENABLE_PERSISTENT_CONFIG": "false",
+                "ENABLE_VERSION_UPDATE_CHECK": "false",
+                # Storage.
+                "DATABASE_URL": DatabaseUrl("open-webui"),
+                "DATABASE_POOL_SIZE": "10",
+                "DATABASE_POOL_MAX_OVERFLOW": "20",
+                "REDIS_URL": REDIS,
+                "ENABLE_WEBSOCKET_SUPPORT": "true",
+                "WEBSOCKET_MANAGER": "redis",
+                "WEBSOCKET_REDIS_URL": REDIS,
+                "UVICORN_WORKERS": "1",
+                # Login: through the identity provider only.
+                "ENABLE_SIGNUP": "false",
+                "ENABLE_LOGIN_FORM": "false",
+                "ENABLE_PASSWORD_AUTH": "false",
+                "ENABLE_OAUTH_SIGNUP": "true",
+                "OAUTH_PROVIDER_NAME": "Single sign-on",
+                "OPENID_PROVIDER_URL": Issuer("/.well-known/openid-configuration"),
+                "OPENID_REDIRECT_URI": OwnUrl("chat", "/oauth/oidc/callback"),
+                "OAUTH_CLIENT_ID": ClientId(),
+                "OAUTH_CLIENT_SECRET": ClientSecret(),
+                "OAUTH_SCOPES": "openid email profile",
+                "OAUTH_CODE_CHALLENGE_METHOD": "S256",
+                "ENABLE_OAUTH_ROLE_MANAGEMENT": "true",
+                "OAUTH_ROLES_CLAIM": "roles",
+                "OAUTH_ALLOWED_ROLES": "user,admin",
+                "OAUTH_ADMIN_ROLES": "admin",
+                "ENABLE_OAUTH_GROUP_MANAGEMENT": "true",
+                "ENABLE_OAUTH_GROUP_CREATION": "true",
+                "OAUTH_GROUP_CLAIM": "groups",
+                "WEBUI_SESSION_COOKIE_SECURE": "true",
+                "WEBUI_SESSION_COOKIE_SAME_SITE": "lax",
+                "WEBUI_AUTH_COOKIE_SECURE": "true",
+                "WEBUI_AUTH_COOKIE_SAME_SITE": "lax",
+                "JWT_EXPIRES_IN": "7d",
+                # Models.
+                "ENABLE_OLLAMA_API": "true",
+                "OLLAMA_BASE_URL": QUEUE,
+                "ENABLE_OPENAI_API": "false",
+                "DEFAULT_MODELS": FromSettings(lambda settings: models.chat(settings)[0]),
+                "TASK_MODEL": "",
+                "ENABLE_BASE_MODELS_CACHE": "true",
+                "MODELS_CACHE_TTL": "30",
+                "AIOHTTP_CLIENT_TIMEOUT": "1800",
+                "BYPASS_MODEL_ACCESS_CONTROL": "true",  # everybody who may log in may use every model
+                # Documents.
+                "VECTOR_DB": "pgvector",
+                "PGVECTOR_DB_URL": DatabaseUrl("open-webui"),
+                "PGVECTOR_CREATE_EXTENSION": "false",  # the database job made it, as superuser
+                "PGVECTOR_INITIALIZE_MAX_VECTOR_LENGTH": "1536",
+                "RAG_EMBEDDING_ENGINE": "ollama",
+                "RAG_OLLAMA_BASE_URL": QUEUE,
+                "RAG_EMBEDDING_MODEL": FromSettings(models.embedding),
+                "RAG_SYSTEM_CONTEXT": "true",  # the documents come first, so the model's prefix cache keeps them
+                "ENABLE_QUERIES_CACHE": "true",
+                "ENABLE_RAG_HYBRID_SEARCH": "false",
+                "USER_PERMISSIONS_WORKSPACE_KNOWLEDGE_ACCESS": "true",
+                "ENABLE_ADMIN_EXPORT": "true",
+                "USER_PERMISSIONS_CHAT_EXPORT": "true",
+                # Nothing of a conversation is asked of a model unasked: on one queue it would delay answers.
+                "ENABLE_TITLE_GENERATION": "false",
+                "ENABLE_TAGS_GENERATION": "false",
+                "ENABLE_FOLLOW_UP_GENERATION": "false",
+                "ENABLE_AUTOCOMPLETE_GENERATION": "false",
+                "ENABLE_RETRIEVAL_QUERY_GENERATION": "false",
+                # Works without the internet, and tells nobody anything.
+                "OFFLINE_MODE": "true",
+                "HF_HUB_OFFLINE": "1",
+                "ANONYMIZED_TELEMETRY": "false",
+                "DO_NOT_TRACK": "true",
+                "SCARF_NO_ANALYTICS": "true",
+                "ENABLE_COMMUNITY_SHARING": "false",
+                "ENABLE_EVALUATION_ARENA_MODELS": "false",
+                "DEFAULT_LOCALE": "en",
+                "GLOBAL_LOG_LEVEL": "INFO",
+            },
+            mounts=(Mount("data", DATA),),
+            tmpfs={"/tmp": 256},
+            trust_ca=True,
+            health=HealthCheck(test=Http("http", "/health"), interval_s=2, start_period_s=180),
+            limits={
+                Target.DEV: ResourceLimits(memory_mb=1024, cpus=2),
+                Target.PI: ResourceLimits(memory_mb=768, cpus=1.5),
+                Target.GPU: ResourceLimits(memory_mb=2048, cpus=4),
+            },
+            stop_grace_s=15,
+            wait_s=420,
+        ),
+    ),
+    databases=(Database("open-webui", extensions=("vector",)),),
+    secrets=(
+        # The image reads no file for it, and losing it ends every session.
+        Secret("session-key", Generated(length=48), AsExport("WEBUI_SECRET_KEY")),
+    ),
+    volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*"))),),
+    routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True),),
+    oidc=OidcClient(
+        route="chat",
+        redirect_paths=("/oauth/oidc/callback",),
+        roles={"admin": "admin", "user": "*"},
+        logout_path="/",
+    ),
+    proofs=(
+        Proof("a new user is in by single sign-on, and is no admin", "stack.proofs.open_webui:login"),
+        Proof("a question gets an answer", "stack.proofs.open_webui:chat", "stack.proofs.open_webui:cleanup"),
+        Proof("a document is found by its meaning", "stack.proofs.open_webui:knowledge"),
+        Proof("without a login nothing is answered", "stack.proofs.open_webui:closed"),
+    ),
+)
