@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
 
-from stack.model import Encoding, ResourceLimits, Zone
-from stack.plan import SecretKey
+from stack import images
+from stack.derive import probe
+from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, plain, resolve
+from stack.model import (
+    CONFIG_DIR,
+    AsEnv,
+    AsExport,
+    AsFile,
+    ContainerSpec,
+    Derived,
+    File,
+    Job,
+    Mount,
+    Owned,
+    Ref,
+    ResourceLimits,
+    Role,
+    Static,
+    Template,
+    Value,
+    Zone,
+)
+from stack.plan import (
+    Database,
+    Plan,
+    PlannedContainer,
+    PlannedService,
+    SecretKey,
+    database_secret,
+    docker_prefix,
+    image_reference,
+)
+from stack.zones import ZONES
 
+__all__ = ["CaPiece", "LeafPiece", "Piece", "SecretPiece", "Text"]
 
-@dataclass(frozen=True)
-class SecretPiece:
-    """A secret in the middle of a text, written in `encoding`."""
+STATIC_FILES = Path(__file__).resolve().parent.parent / "services" / "files"
 
-    key: SecretKey
-    encoding: Encoding = Encoding.RAW
-
-
-@dataclass(frozen=True)
-class CaPiece:
-    """The stack's CA certificate, PEM: public, but known only once it is made."""
-
-
-@dataclass(frozen=True)
-class LeafPiece:
-    """Private key and chain for all host names, PEM: secret."""
-
-
-Piece = str | SecretPiece | CaPiece | LeafPiece
-Text = tuple[Piece, ...]
+# Becomes the image's own program after exporting what may stand in no `docker inspect`. The x keeps trailing
+# newlines, which $(...) would drop. The bundle: the system's CAs where the image has them, and the stack's.
+START_SCRIPT = f"""#!/bin/sh
+set -eu
+for file in {CONFIG_DIR}/env/*; do
+    [ -f "$file" ] || continue
+    value=$(cat "$file"; printf x)
+    export "${{file##*/}}=${{value%x}}"
+done
+if [ -f {CONFIG_DIR}/ca.pem ]; then
+    bundle=/tmp/kit-ca-bundle.pem
+    : >"$bundle"
+    for system in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt; do
+        if [ -f "$system" ]; then cat "$system" >>"$bundle"; break; fi
+    done
+    cat {CONFIG_DIR}/ca.pem >>"$bundle"
+    export SSL_CERT_FILE="$bundle" REQUESTS_CA_BUNDLE="$bundle" CURL_CA_BUNDLE="$bundle"
+fi
+exec "$@"
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +124,11 @@ class HealthPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerPlan:
-    """A long-running container, decided to the last argument. `config_volume` is "" when it has no files."""
+    """A long-running container, decided to the last argument. `config_volume` is "" when it has no files.
+
+    `after`: docker names of containers (healthy) and jobs (succeeded) that come first. `secret_env` is the
+    exception that AsEnv costs: everything else that is secret is in `files`.
+    """
 
     service: str
     name: str
@@ -98,6 +138,7 @@ class ContainerPlan:
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
     env: Mapping[str, str]
+    secret_env: Mapping[str, Text]
     files: tuple[FilePlan, ...]
     config_volume: str
     mounts: tuple[MountPlan, ...]
@@ -112,13 +153,16 @@ class ContainerPlan:
     labels: Mapping[str, str]
     stop_grace_s: int
     wait_s: int
-    after: tuple[str, ...]  # docker names of containers (healthy) and jobs (succeeded) that come first
-    reload: tuple[str, ...]  # command of the reload job, empty when a change restarts
+    after: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlan:
-    """A one-shot container, decided to the last argument. It runs again when anything of it changes."""
+    """A one-shot container, decided to the last argument. It runs again when anything of it changes.
+
+    `files` are uploaded into it. `triggers` are further inputs. `pid_of`: docker name of the container whose
+    processes it shares (to signal them), "" for none.
+    """
 
     service: str
     name: str
@@ -136,14 +180,385 @@ class JobPlan:
     labels: Mapping[str, str]
     after: tuple[str, ...]
     triggers: tuple[Text, ...]
-    pid_of: str  # docker name of the container whose processes it shares, "" for none
+    pid_of: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOfZone:
+    zone: Zone
+    name: str
+    internal: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataVolume:
+    """A volume that outlives its containers."""
+
+    service: str
+    name: str
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """All of a plan's networks, volumes, containers and jobs, in an order in which each comes after its needs."""
+    """All of a plan's networks, data volumes, containers and jobs. Each step comes after what it needs."""
 
-    networks: tuple[tuple[str, bool, Mapping[str, str]], ...]  # docker name, internal, labels
-    volumes: tuple[tuple[str, Mapping[str, str]], ...]  # data volumes (kept): docker name, labels
-    containers: tuple[ContainerPlan, ...]
-    jobs: tuple[JobPlan, ...]
+    networks: tuple[NetworkOfZone, ...]
+    volumes: tuple[DataVolume, ...]
+    steps: tuple[ContainerPlan | JobPlan, ...]
+    tools_image: str  # delivers files and sets owners
+    tools_local: bool
+
+    @property
+    def containers(self) -> tuple[ContainerPlan, ...]:
+        return tuple(step for step in self.steps if isinstance(step, ContainerPlan))
+
+    @property
+    def jobs(self) -> tuple[JobPlan, ...]:
+        return tuple(step for step in self.steps if isinstance(step, JobPlan))
+
+
+def build(plan: Plan) -> Runtime:
+    """The runtime of a checked plan. Nothing but data volumes while the stack is down."""
+    steps: dict[str, ContainerPlan | JobPlan] = {}
+    for service in plan.running:
+        for container in service.containers:
+            planned = _container(plan, service, container)
+            steps[planned.name] = planned
+            if container.spec.reload:
+                reload = _reload(plan, service, container, planned)
+                steps[reload.name] = reload
+        for job in service.spec.jobs:
+            planned_job = _job(plan, service, job)
+            steps[planned_job.name] = planned_job
+    if plan.running:
+        for owned in plan.databases:
+            database_job = _database_job(plan, owned)
+            steps[database_job.name] = database_job
+    order = TopologicalSorter({name: [need for need in step.after if need in steps] for name, step in steps.items()})
+    tools_image, tools_local = image_reference(plan.settings, images.TOOLS)
+    used = {network.zone for step in steps.values() for network in step.networks}
+    return Runtime(
+        networks=tuple(_network(plan, zone) for zone in Zone if zone in used),
+        volumes=tuple(
+            DataVolume(
+                service=owned.owner,
+                name=volume_name(plan, owned.owner, owned.item.name),
+                labels=_labels(plan, owned.owner, "volume"),
+            )
+            for owned in plan.volumes
+        ),
+        steps=tuple(steps[name] for name in order.static_order()),
+        tools_image=tools_image,
+        tools_local=tools_local,
+    )
+
+
+def volume_name(plan: Plan, service: str, volume: str) -> str:
+    """The Docker name of a service's data volume."""
+    return f"{docker_prefix(plan.stack)}{service}-{volume}"
+
+
+def network_name(plan: Plan, zone: Zone) -> str:
+    """The Docker name of a zone's network."""
+    return f"{docker_prefix(plan.stack)}{zone}"
+
+
+def database_job_name(plan: Plan, database: str) -> str:
+    """The Docker name of the job that makes a database."""
+    return f"{docker_prefix(plan.stack)}database-{database}"
+
+
+def _labels(plan: Plan, service: str, kind: str) -> Mapping[str, str]:
+    return {"aikit.stack": plan.stack, "aikit.service": service, "aikit.kind": kind}
+
+
+def _network(plan: Plan, zone: Zone) -> NetworkOfZone:
+    return NetworkOfZone(
+        zone=zone,
+        name=network_name(plan, zone),
+        internal=ZONES[zone].internal,
+        labels={"aikit.stack": plan.stack, "aikit.kind": "network"},
+    )
+
+
+def _container(plan: Plan, service: PlannedService, container: PlannedContainer) -> ContainerPlan:
+    spec = container.spec
+    env, exports, secret_env = _environment(plan, service, spec)
+    files = _files(plan, service, spec, exports)
+    entrypoint, command = spec.entrypoint, spec.command
+    if any(file.name == "start" for file in files):
+        entrypoint, command = ("/bin/sh", f"{CONFIG_DIR}/start"), spec.entrypoint + spec.command
+    config_volume = f"{container.docker_name}-config" if files else ""
+    mounts = _mounts(plan, service, spec.mounts)
+    if config_volume:
+        mounts += (MountPlan(volume=config_volume, path=CONFIG_DIR, read_only=True),)
+    return ContainerPlan(
+        service=service.name,
+        name=container.docker_name,
+        image=container.image,
+        local_image=container.local_image,
+        user=spec.user,
+        entrypoint=entrypoint,
+        command=command,
+        env=env,
+        secret_env=secret_env,
+        files=files,
+        config_volume=config_volume,
+        mounts=mounts,
+        ownership=_ownership(plan, service, spec),
+        networks=_networks(plan, service, spec.zones, container.host_name, publishes=bool(spec.publish)),
+        publish=tuple(
+            PublishPlan(
+                internal=next(port.number for port in spec.ports if port.name == publish.port),
+                external=publish.external(plan.settings),
+                ip="127.0.0.1" if publish.loopback_only else plan.settings.bind_address,
+            )
+            for publish in spec.publish
+        ),
+        health=HealthPlan(
+            argv=probe.argv(spec.health, spec.ports, spec.image),
+            interval_s=spec.health.interval_s,
+            timeout_s=spec.health.timeout_s,
+            retries=spec.health.retries,
+            start_period_s=spec.health.start_period_s,
+        ),
+        limits=container.limits,
+        read_only=not (spec.writable and plan.settings.images in spec.writable.sources),
+        tmpfs=spec.tmpfs,
+        capabilities=tuple(capability.name for capability in spec.capabilities),
+        labels=_labels(plan, service.name, "service"),
+        stop_grace_s=spec.stop_grace_s,
+        wait_s=spec.wait_s,
+        after=_after(plan, service, _values_of(plan, spec), uses_databases=True),
+    )
+
+
+def _environment(
+    plan: Plan, service: PlannedService, spec: ContainerSpec
+) -> tuple[dict[str, str], dict[str, Text], dict[str, Text]]:
+    """Plain variables, those to export from files, and the AsEnv exceptions."""
+    env: dict[str, str] = {}
+    exports: dict[str, Text] = {}
+    secret_env: dict[str, Text] = {}
+    for name, value in spec.env.items():
+        text = resolve(plan, service, value)
+        if is_plain(text):
+            env[name] = plain(text)
+        else:
+            exports[name] = text
+    for secret in service.spec.secrets:
+        if secret.to != spec.name:
+            continue
+        text = (SecretPiece(SecretKey(service.name, secret.name)),)
+        if isinstance(secret.delivery, AsExport):
+            exports[secret.delivery.variable] = text
+        elif isinstance(secret.delivery, AsEnv):
+            secret_env[secret.delivery.variable] = text
+    return env, exports, secret_env
+
+
+def _files(
+    plan: Plan, service: PlannedService, spec: ContainerSpec, exports: Mapping[str, Text]
+) -> tuple[FilePlan, ...]:
+    files = [_file(plan, service, file, restarts=not (file.reload and spec.reload)) for file in spec.files]
+    for secret in service.spec.secrets:
+        if secret.to == spec.name and isinstance(secret.delivery, AsFile):
+            text = (SecretPiece(SecretKey(service.name, secret.name)),)
+            files.append(FilePlan(name=secret.delivery.name, text=text, mode=secret.delivery.mode, restarts=True))
+    files += [FilePlan(name=f"env/{name}", text=text, mode="0400", restarts=True) for name, text in exports.items()]
+    if spec.trust_ca:
+        files.append(FilePlan(name="ca.pem", text=(CaPiece(),), mode="0444", restarts=True))
+    if exports or spec.trust_ca:
+        files.append(FilePlan(name="start", text=(START_SCRIPT,), mode="0500", restarts=True))
+    return tuple(sorted(files, key=lambda file: file.name))
+
+
+def _file(plan: Plan, service: PlannedService, file: File, *, restarts: bool) -> FilePlan:
+    match file.source:
+        case Static(name):
+            text: Text = ((STATIC_FILES / service.name / name).read_text(encoding="utf-8"),)
+        case Derived(make):
+            text = resolve(plan, service, make(plan))
+        case Template():
+            text = resolve(plan, service, file.source)
+    return FilePlan(name=file.name, text=text, mode=file.mode, restarts=restarts)
+
+
+def _mounts(plan: Plan, service: PlannedService, mounts: Iterable[Mount]) -> tuple[MountPlan, ...]:
+    return tuple(
+        MountPlan(volume=volume_name(plan, service.name, mount.volume), path=mount.path, read_only=mount.read_only)
+        for mount in mounts
+    )
+
+
+def _ownership(plan: Plan, service: PlannedService, spec: ContainerSpec) -> tuple[OwnershipPlan, ...]:
+    mounted = {mount.volume for mount in spec.mounts}
+    return tuple(
+        OwnershipPlan(
+            volume=volume_name(plan, service.name, volume.name), owner=volume.owner or spec.user, mode=volume.mode
+        )
+        for volume in service.spec.volumes
+        if volume.name in mounted
+    )
+
+
+def _networks(
+    plan: Plan, service: PlannedService, zones: Iterable[Zone], host_name: str, *, publishes: bool = False
+) -> tuple[NetworkPlan, ...]:
+    """The ingress also answers, inside, to every public host name: browsers and containers use the same URLs."""
+    own = (host_name,) if host_name else ()
+    public: tuple[str, ...] = ()
+    if publishes and Role.INGRESS in service.spec.roles:
+        public = tuple(plan.host_name(owned.item) for owned in plan.routes)
+    return tuple(
+        NetworkPlan(
+            zone=zone,
+            network=network_name(plan, zone),
+            aliases=own + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
+        )
+        for zone in sorted(zones)
+    )
+
+
+def _values_of(plan: Plan, spec: ContainerSpec | Job) -> Iterator[Value]:
+    """Every single value a container or job mentions, templates and derived files taken apart."""
+    for value in spec.env.values():
+        yield from _flatten(value)
+    for file in spec.files:
+        if isinstance(file.source, Template):
+            yield from _flatten(file.source)
+        elif isinstance(file.source, Derived):
+            made = file.source.make(plan)
+            yield from _flatten(made)
+
+
+def _flatten(value: Value | Template) -> Iterator[Value]:
+    if isinstance(value, Template):
+        for part in value.parts:
+            yield from _flatten(part)
+    else:
+        yield value
+
+
+def _after(
+    plan: Plan, service: PlannedService, values: Iterable[Value], *, uses_databases: bool
+) -> tuple[str, ...]:
+    """Docker names of what must be there first: referenced containers, own databases, needed services."""
+    names: list[str] = []
+    for value in values:
+        if isinstance(value, Ref) and value.start:
+            names += [
+                container.docker_name
+                for container in plan.service(value.service).containers
+                if any(port.name == value.port for port in container.spec.ports)
+            ]
+    for need in service.spec.needs:
+        names += [container.docker_name for container in plan.service(need).containers]
+    if uses_databases:
+        names += [database_job_name(plan, database.name) for database in service.spec.databases]
+    return tuple(dict.fromkeys(names))
+
+
+def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
+    own = tuple(container.docker_name for container in service.containers)
+    after = own + _after(plan, service, _values_of(plan, job), uses_databases=bool(service.spec.databases))
+    return _job_plan(
+        plan,
+        service,
+        job,
+        name=f"{docker_prefix(plan.stack)}{service.name}-{job.name}",
+        env={name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
+        files=tuple(_file(plan, service, file, restarts=True) for file in job.files),
+        after=tuple(dict.fromkeys(after)),
+        triggers=tuple(resolve(plan, service, value) for value in job.triggers),
+    )
+
+
+def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
+    """The database provider's job, once per database, with the role's password as a file."""
+    provider = plan.provider(Role.DATABASE)
+    if provider is None or provider.spec.database_provider is None:
+        raise LookupError("no selected service has the database role")
+    job = provider.spec.database_provider.job
+    database = owned.item
+    password = FilePlan(
+        name="password",
+        text=(SecretPiece(database_secret(owned.owner, database.name)),),
+        mode="0400",
+        restarts=True,
+    )
+    env = {name: plain(resolve(plan, provider, value)) for name, value in job.env.items()}
+    env |= {
+        "KIT_DATABASE": database.name,
+        "KIT_ROLE": database.name,
+        "KIT_EXTENSIONS": " ".join(database.extensions),
+    }
+    return _job_plan(
+        plan,
+        provider,
+        job,
+        name=database_job_name(plan, database.name),
+        env=env,
+        files=(*(_file(plan, provider, file, restarts=True) for file in job.files), password),
+        after=tuple(container.docker_name for container in provider.containers),
+        triggers=(),
+    )
+
+
+def _job_plan(
+    plan: Plan,
+    service: PlannedService,
+    job: Job,
+    *,
+    name: str,
+    env: Mapping[str, str],
+    files: tuple[FilePlan, ...],
+    after: tuple[str, ...],
+    triggers: tuple[Text, ...],
+) -> JobPlan:
+    image, local = image_reference(plan.settings, job.image)
+    return JobPlan(
+        service=service.name,
+        name=name,
+        image=image,
+        local_image=local,
+        user=job.user,
+        entrypoint=job.entrypoint,
+        command=job.command,
+        env=env,
+        files=files,
+        mounts=_mounts(plan, service, job.mounts),
+        networks=_networks(plan, service, job.zones, ""),
+        memory_mb=job.memory_mb,
+        timeout_s=job.timeout_s,
+        labels=_labels(plan, service.name, "job"),
+        after=after,
+        triggers=triggers,
+        pid_of="",
+    )
+
+
+def _reload(plan: Plan, service: PlannedService, container: PlannedContainer, planned: ContainerPlan) -> JobPlan:
+    """Checks the delivered files with the container's own image and has its process read them again."""
+    spec = container.spec
+    return JobPlan(
+        service=service.name,
+        name=f"{container.docker_name}-reload",
+        image=planned.image,
+        local_image=planned.local_image,
+        user=spec.user,
+        entrypoint=(),
+        command=spec.reload,
+        env={},
+        files=(),
+        mounts=tuple(mount for mount in planned.mounts if mount.volume == planned.config_volume),
+        networks=(),
+        memory_mb=128,
+        timeout_s=60,
+        labels=_labels(plan, service.name, "job"),
+        after=(planned.name,),
+        triggers=tuple(file.text for file in planned.files if not file.restarts),
+        pid_of=planned.name,
+    )

@@ -1,0 +1,325 @@
+"""Plan -> components: the only module that knows both. It decides nothing; it carries out a Runtime.
+
+The persistent part (secrets, certificates, data volumes, realm) is registered always, the running part only
+while the stack is up: that is what makes `down` different from destroy (docs/adr/0006-down-is-not-destroy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+from pulumi import Input, Output, ResourceOptions
+
+from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
+from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
+from components.host import Host, HostArgs
+from components.image import Image, ImageArgs
+from components.job import Job, JobArgs
+from components.network import Network, NetworkArgs
+from components.realm import AdminAccess, AdminAccessArgs, Realm, RealmArgs
+from components.oidc_client import OidcClient, OidcClientArgs
+from components.secret import GeneratedSecret, SecretArgs
+from components.service import NetworkAttachment, PublishedPort, Service, ServiceArgs, VolumeMount
+from components.volume import DataVolume, VolumeArgs
+from stack import outputs, settings
+from stack.derive import encode, oidc, runtime
+from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, Runtime
+from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
+from stack.model import Generated, IdentityProvider, Role
+from stack.plan import Plan, PlannedService, SecretKey
+
+
+def deploy(plan: Plan) -> None:
+    """Register everything the plan asks for and export what operators need."""
+    Deployment(plan, runtime.build(plan)).run()
+
+
+class Deployment:
+    """One run of the program over one plan."""
+
+    def __init__(self, plan: Plan, planned: Runtime) -> None:
+        self.plan = plan
+        self.runtime = planned
+        self.host = Host(f"{plan.stack}-host", HostArgs(docker_host=plan.host.docker_host))
+        self.secrets: dict[SecretKey, Output[str]] = {}
+        self.volumes: dict[str, DataVolume] = {}
+        self.networks: dict[str, Network] = {}
+        self.images: dict[str, Image] = {}
+        self.steps: dict[str, Service | Job] = {}
+
+    def run(self) -> None:
+        """Persistent part, running part, realm, exports."""
+        self._secrets()
+        self._certificates()
+        self._volumes()
+        if self.plan.running:
+            self._networks()
+            for step in self.runtime.steps:
+                self.steps[step.name] = (
+                    self._service(step) if isinstance(step, ContainerPlan) else self._job(step)
+                )
+        self._identity()
+
+    # ------------------------------------------------------------------------------------- persistent part
+
+    def _secrets(self) -> None:
+        for secret in self.plan.secrets:
+            if isinstance(secret.source, Generated):
+                args = SecretArgs(length=secret.source.length, special=secret.source.special)
+                self.secrets[secret.key] = GeneratedSecret(_resource_name(secret.key), args).value
+            else:
+                self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
+        # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
+        self.digest_key = GeneratedSecret("digest-key", SecretArgs(length=32, special=False)).value
+        self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24, special=False)).value
+
+    def _certificates(self) -> None:
+        self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
+        hosts = tuple(sorted({self.plan.host_name(owned.item) for owned in self.plan.routes}))
+        self.leaf = LeafCertificate("leaf", LeafArgs(authority=self.ca, dns_names=hosts, ip_addresses=("127.0.0.1",)))
+
+    def _volumes(self) -> None:
+        for volume in self.runtime.volumes:
+            self.volumes[volume.name] = DataVolume(
+                volume.name,
+                VolumeArgs(volume_name=volume.name, labels=volume.labels, protect=True),
+                opts=self._docker(),
+            )
+
+    # ---------------------------------------------------------------------------------------- running part
+
+    def _networks(self) -> None:
+        for network in self.runtime.networks:
+            args = NetworkArgs(network_name=network.name, internal=network.internal, labels=network.labels)
+            self.networks[network.name] = Network(network.name, args, opts=self._docker())
+
+    def _image(self, reference: str, local: bool) -> Image:
+        if reference not in self.images:
+            args = ImageArgs(reference=reference, local=local)
+            self.images[reference] = Image(reference, args, opts=self._docker())
+        return self.images[reference]
+
+    def _service(self, step: ContainerPlan) -> Service:
+        delivery = self._delivery(step)
+        labels: dict[str, Input[str]] = dict(step.labels)
+        needs = self._needs(step.after)
+        if delivery is not None:
+            labels["aikit.files"] = delivery.restart_digest
+            needs.append(delivery)
+        return Service(
+            step.name,
+            ServiceArgs(
+                container_name=step.name,
+                image=self._image(step.image, step.local_image).reference,
+                user=step.user,
+                entrypoint=step.entrypoint,
+                command=step.command,
+                env={**step.env, **{name: self._render(text) for name, text in step.secret_env.items()}},
+                mounts=self._mounts(step),
+                networks=self._attachments(step),
+                ports=tuple(
+                    PublishedPort(internal=port.internal, external=port.external, ip=port.ip) for port in step.publish
+                ),
+                health=step.health.argv,
+                health_interval_s=step.health.interval_s,
+                health_timeout_s=step.health.timeout_s,
+                health_retries=step.health.retries,
+                health_start_period_s=step.health.start_period_s,
+                memory_mb=step.limits.memory_mb,
+                cpus=step.limits.cpus,
+                cpuset=step.limits.cpuset,
+                pids=step.limits.pids,
+                shm_mb=step.limits.shm_mb,
+                gpu=step.limits.gpu,
+                read_only=step.read_only,
+                tmpfs=step.tmpfs,
+                capabilities=step.capabilities,
+                labels=labels,
+                stop_grace_s=step.stop_grace_s,
+                wait_s=step.wait_s,
+            ),
+            opts=self._docker(depends_on=needs),
+        )
+
+    def _delivery(self, step: ContainerPlan) -> FileDelivery | None:
+        """The job that fills the container's config volume and hands its data volumes to its user."""
+        if not step.files and not step.ownership:
+            return None
+        config = None
+        if step.config_volume:
+            config = DataVolume(
+                step.config_volume,
+                VolumeArgs(volume_name=step.config_volume, labels=step.labels, protect=False),
+                opts=self._docker(),
+            )
+            self.volumes[step.config_volume] = config
+        return FileDelivery(
+            f"{step.name}-files",
+            FileDeliveryArgs(
+                container_name=f"{step.name}-files",
+                image=self._image(self.runtime.tools_image, self.runtime.tools_local).reference,
+                volume_name=config.volume_name if config else None,
+                owner=step.user,
+                files=tuple(self._file(file) for file in step.files),
+                ownership=tuple(
+                    Ownership(
+                        volume_name=self.volumes[owned.volume].volume_name, owner=owned.owner, mode=owned.mode
+                    )
+                    for owned in step.ownership
+                ),
+                digest_key=self.digest_key,
+                labels={**step.labels, "aikit.kind": "files"},
+            ),
+            opts=self._docker(),
+        )
+
+    def _job(self, step: JobPlan) -> Job:
+        return Job(
+            step.name,
+            JobArgs(
+                container_name=step.name,
+                image=self._image(step.image, step.local_image).reference,
+                user=step.user,
+                entrypoint=step.entrypoint,
+                command=step.command,
+                env=step.env,
+                files=tuple(self._file(file) for file in step.files),
+                mounts=self._mounts(step),
+                networks=self._attachments(step),
+                memory_mb=step.memory_mb,
+                timeout_s=step.timeout_s,
+                labels=step.labels,
+                triggers=tuple(self._render(text) for text in step.triggers),
+                digest_key=self.digest_key,
+                pid_of=step.pid_of or None,
+            ),
+            opts=self._docker(depends_on=self._needs(step.after)),
+        )
+
+    def _file(self, file: FilePlan) -> DeliveredFile:
+        return DeliveredFile(name=file.name, content=self._render(file.text), mode=file.mode, restarts=file.restarts)
+
+    def _mounts(self, step: ContainerPlan | JobPlan) -> tuple[VolumeMount, ...]:
+        return tuple(
+            VolumeMount(volume_name=self.volumes[m.volume].volume_name, path=m.path, read_only=m.read_only)
+            for m in step.mounts
+        )
+
+    def _attachments(self, step: ContainerPlan | JobPlan) -> tuple[NetworkAttachment, ...]:
+        return tuple(
+            NetworkAttachment(network_name=self.networks[n.network].network_name, aliases=n.aliases)
+            for n in step.networks
+        )
+
+    def _needs(self, names: Sequence[str]) -> list[pulumi.Resource]:
+        return [self.steps[name] for name in names if name in self.steps]
+
+    def _docker(self, **options: Any) -> ResourceOptions:
+        return ResourceOptions(providers=[self.host.provider], **options)
+
+    # --------------------------------------------------------------------------------------------- secrets
+
+    def _render(self, text: Text) -> Input[str]:
+        """The text with its secrets and certificates filled in: an Output, secret when a part of it is."""
+        if all(isinstance(piece, str) for piece in text):
+            return "".join(piece for piece in text if isinstance(piece, str))
+        return Output.concat(*(self._piece(piece) for piece in text))
+
+    def _piece(self, piece: Any) -> Input[str]:
+        match piece:
+            case str():
+                return piece
+            case SecretPiece(key, encoding):
+                return self.secrets[key].apply(lambda value: encode.encode(value, encoding))
+            case CaPiece():
+                return self.ca.ca_pem
+            case _:
+                return self.leaf.pem
+
+    # -------------------------------------------------------------------------------------------- identity
+
+    def _identity(self) -> None:
+        service = self.plan.provider(Role.IDENTITY)
+        if service is None or service.spec.identity_provider is None:
+            return
+        provider = service.spec.identity_provider
+        admin_url = f"https://127.0.0.1:{self.plan.settings.admin_port}"
+        admin_secret = self.secrets[SecretKey(service.name, provider.admin_secret)]
+        access = AdminAccess(
+            "identity",
+            AdminAccessArgs(
+                url=admin_url, client_id=provider.admin_client_id, client_secret=admin_secret, ca_pem=self.ca.ca_pem
+            ),
+        )
+        options = ResourceOptions(
+            providers=[access.provider],
+            depends_on=self._identity_runs(service, provider),
+            deleted_with=self._identity_data(service),
+        )
+        realm = Realm(
+            "realm",
+            RealmArgs(
+                realm=self.plan.settings.realm,
+                display_name="ai-kit",
+                admin_user="admin-user",
+                admin_email=self.plan.settings.admin_email,
+                admin_password=self.admin_password,
+            ),
+            opts=options,
+        )
+        for client in oidc.clients(self.plan):
+            OidcClient(
+                f"client-{client.client_id}",
+                OidcClientArgs(
+                    realm=realm,
+                    client_id=client.client_id,
+                    client_secret=self.secrets[client.secret],
+                    root_url=client.root_url,
+                    redirect_uris=client.redirect_uris,
+                    web_origins=client.web_origins,
+                    post_logout_redirect_uris=client.post_logout_redirect_uris,
+                    roles=client.roles,
+                ),
+                opts=options,
+            )
+        self._export(provider, admin_url, admin_secret)
+
+    def _identity_runs(self, service: PlannedService, provider: IdentityProvider) -> list[pulumi.Resource]:
+        """Keycloak and the way to it: both healthy before the first call."""
+        names = [container.docker_name for container in service.containers]
+        ingress = self.plan.provider(Role.INGRESS)
+        if ingress is not None:
+            names += [container.docker_name for container in ingress.containers]
+        return self._needs(names)
+
+    def _identity_data(self, service: PlannedService) -> pulumi.Resource | None:
+        """The volume whose removal takes the realm with it, so that nobody asks a server that is gone."""
+        database = self.plan.provider(Role.DATABASE)
+        if not service.spec.databases or database is None:
+            return None
+        for volume in self.runtime.volumes:
+            if volume.service == database.name:
+                return self.volumes[volume.name].volume
+        return None
+
+    def _export(self, provider: IdentityProvider, admin_url: str, admin_secret: Output[str]) -> None:
+        exported: Mapping[str, Any] = {
+            "urls": {owned.item.name: self.plan.url(owned.item) for owned in self.plan.routes},
+            "ca_pem": self.ca.ca_pem,
+            "realm": self.plan.settings.realm,
+            "issuer": issuer_url(self.plan),
+            "admin_url": admin_url,
+            "admin_client_id": provider.admin_client_id,
+            "admin_client_secret": admin_secret,
+            "admin_user": "admin-user",
+            "admin_password": self.admin_password,
+        }
+        for field, value in exported.items():
+            secret = field in outputs.SECRET_OUTPUTS
+            pulumi.export(outputs.export_name(field), Output.secret(value) if secret else value)
+
+
+def _resource_name(key: SecretKey) -> str:
+    return f"{key.owner}-{key.name.replace(':', '-')}"

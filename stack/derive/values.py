@@ -1,0 +1,145 @@
+"""A service file's values -> texts whose secret parts are still names: nothing secret is known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Formatter
+
+from stack.model import (
+    ByTarget,
+    CaCertificate,
+    ClientId,
+    ClientSecret,
+    DatabasePassword,
+    DatabaseUrl,
+    Encoding,
+    FromSettings,
+    Issuer,
+    LeafCertificates,
+    OwnUrl,
+    Ref,
+    Role,
+    Route,
+    SecretValue,
+    ServiceSpec,
+    Template,
+    Value,
+)
+from stack.plan import Plan, PlannedService, SecretKey, client_secret, database_secret
+
+
+@dataclass(frozen=True)
+class SecretPiece:
+    """A secret in the middle of a text, written in `encoding`."""
+
+    key: SecretKey
+    encoding: Encoding = Encoding.RAW
+
+
+@dataclass(frozen=True)
+class CaPiece:
+    """The stack's CA certificate, PEM: public, but known only once it is made."""
+
+
+@dataclass(frozen=True)
+class LeafPiece:
+    """Private key and chain for all host names, PEM: secret."""
+
+
+Piece = str | SecretPiece | CaPiece | LeafPiece
+Text = tuple[Piece, ...]
+
+
+def is_plain(text: Text) -> bool:
+    """Whether the text is known now: no secret and no certificate in it."""
+    return all(isinstance(piece, str) for piece in text)
+
+
+def plain(text: Text) -> str:
+    """The text as a string. TypeError when a part of it is not known while planning."""
+    hidden = [piece for piece in text if not isinstance(piece, str)]
+    if hidden:
+        raise TypeError(f"not known while planning: {hidden[0]}")
+    return "".join(piece for piece in text if isinstance(piece, str))
+
+
+def issuer_url(plan: Plan) -> str:
+    """The realm's issuer: the identity provider's first route, the same for browsers and containers."""
+    provider = plan.provider(Role.IDENTITY)
+    if provider is None:
+        raise LookupError("no selected service has the identity role")
+    return f"{plan.url(provider.spec.routes[0])}/realms/{plan.settings.realm}"
+
+
+def route_named(spec: ServiceSpec, name: str) -> Route:
+    """The service's route of that name. KeyError when it has none."""
+    for route in spec.routes:
+        if route.name == name:
+            return route
+    raise KeyError(f"{spec.name} has no route {name!r}")
+
+
+def endpoint(service: PlannedService, port: str) -> tuple[str, int]:
+    """DNS name and number of a service's named port. KeyError when no container of it has one."""
+    for container in service.containers:
+        for candidate in container.spec.ports:
+            if candidate.name == port:
+                return container.host_name, candidate.number
+    raise KeyError(f"{service.name} has no port {port!r}")
+
+
+def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
+    """What a value stands for in the files and variables of `owner`. The plan was checked, so look-ups succeed."""
+    match value:
+        case str():
+            return (value,)
+        case Template(parts):
+            return tuple(piece for part in parts for piece in resolve(plan, owner, part))
+        case OwnUrl(route, path):
+            return (plan.url(route_named(owner.spec, route)) + path,)
+        case Issuer(path):
+            return (issuer_url(plan) + path,)
+        case Ref():
+            return _ref(plan, value)
+        case DatabaseUrl(database, scheme):
+            host, port = _database_endpoint(plan)
+            password = SecretPiece(database_secret(owner.name, database), Encoding.URL)
+            return (f"{scheme}://{database}:", password, f"@{host}:{port}/{database}")
+        case DatabasePassword(database, encoding):
+            return (SecretPiece(database_secret(owner.name, database), encoding),)
+        case SecretValue(secret, encoding):
+            return (SecretPiece(SecretKey(owner.name, secret), encoding),)
+        case ClientId():
+            return (owner.name,)
+        case ClientSecret(encoding):
+            return (SecretPiece(client_secret(owner.name), encoding),)
+        case FromSettings(read):
+            return (read(plan.settings),)
+        case ByTarget(values):
+            return (values[plan.host.target],)
+        case CaCertificate():
+            return (CaPiece(),)
+        case LeafCertificates():
+            return (LeafPiece(),)
+
+
+def _database_endpoint(plan: Plan) -> tuple[str, int]:
+    provider = plan.provider(Role.DATABASE)
+    if provider is None or provider.spec.database_provider is None:
+        raise LookupError("no selected service has the database role")
+    return endpoint(provider, provider.spec.database_provider.port)
+
+
+def _ref(plan: Plan, ref: Ref) -> Text:
+    target = plan.service(ref.service)
+    host, port = endpoint(target, ref.port)
+    known = {"host": host, "port": str(port)}
+    pieces: list[Piece] = []
+    for literal, name, _, _ in Formatter().parse(ref.template):
+        if literal:
+            pieces.append(literal)
+        if name in known:
+            pieces.append(known[name])
+        elif name:
+            pieces.append(SecretPiece(SecretKey(ref.service, name), Encoding.URL))
+    return tuple(pieces)
