@@ -9,6 +9,8 @@ from stack.model import (
     Database,
     Generated,
     HostProfile,
+    ImagePin,
+    ImageSource,
     OidcClient,
     Owned,
     Proof,
@@ -17,9 +19,13 @@ from stack.model import (
     Role,
     Route,
     ServiceSpec,
+    SpecError,
     Volume,
 )
-from stack.settings import Settings
+from stack.planning import stack_checks
+from stack.planning.resolve import Selection, resolve
+from stack.planning.service_checks import SERVICE_CHECKS
+from stack.settings import Settings, stack_file
 
 
 @dataclass(frozen=True, order=True)
@@ -171,6 +177,58 @@ def docker_prefix(stack: str) -> str:
     return f"kit-{stack}-"
 
 
+def image_reference(settings: Settings, pin: ImagePin) -> tuple[str, bool]:
+    """The reference to run for a pin, and whether it was built here. "airgap:<name>" before anything was built."""
+    if settings.images is ImageSource.REGISTRY:
+        return pin.reference, False
+    return settings.airgap_images.get(pin.name, f"airgap:{pin.name}"), True
+
+
 def build(settings: Settings, host: HostProfile, services: tuple[ServiceSpec, ...]) -> Plan:
     """Resolve the selected services into a Plan, or raise one SpecError with every problem found."""
-    raise NotImplementedError
+    subject = f"{stack_file(settings.stack)} cannot be planned"
+    selection = resolve(settings, host, services)
+    found = [*selection.problems]
+    for check in (*SERVICE_CHECKS, *stack_checks.STACK_CHECKS):
+        found += check(selection)
+    if found:
+        raise SpecError(subject, tuple(found))
+    plan = _plan(selection)
+    found += stack_checks.derived(plan, selection)
+    if found:
+        raise SpecError(subject, tuple(found))
+    return plan
+
+
+def _plan(selection: Selection) -> Plan:
+    settings, host = selection.settings, selection.host
+    running = tuple(
+        PlannedService(
+            spec=spec,
+            why=selection.why[name],
+            containers=tuple(_container(settings, host, spec, container) for container in spec.containers),
+            starts_after=selection.starts_after[name],
+        )
+        for name, spec in selection.chosen.items()
+    )
+    kept = tuple(
+        PlannedService(spec=spec, why=("retired",), containers=(), starts_after=(), retired=True)
+        for spec in selection.retired
+    )
+    return Plan(settings=settings, host=host, services=running + kept)
+
+
+def _container(
+    settings: Settings, host: HostProfile, service: ServiceSpec, container: ContainerSpec
+) -> PlannedContainer:
+    image, local = image_reference(settings, container.image)
+    host_name = stack_checks.host_name(service.name, container.name)
+    return PlannedContainer(
+        service=service.name,
+        spec=container,
+        docker_name=f"{docker_prefix(settings.stack)}{host_name}",
+        host_name=host_name,
+        image=image,
+        local_image=local,
+        limits=container.limits[host.target],
+    )

@@ -1,11 +1,28 @@
-"""The only reader of the stack's configuration: raw values in, a frozen Settings or every problem at once out."""
+"""The only reader of the stack's configuration: raw values in, a frozen Settings or every problem at once out.
+
+Values come from the engine (`from_pulumi`: all strings) or from the files (`from_files`: YAML, no engine needed);
+`load` is the one place that knows what they mean. Pulumi.yaml says the same to Pulumi; a test holds the two together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
-from stack.model import ImageSource, Profile, Target
+from stack.model import ImageSource, Problem, Profile, SpecError, Target
+from stack.words import did_you_mean, listed, shown
+
+if TYPE_CHECKING:
+    import pulumi
+
+PROJECT = "ai-kit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +50,403 @@ class Settings:
     cpus: float | None = None
     disk_gb: int | None = None
     images: ImageSource = ImageSource.REGISTRY
-    airgap_images: Mapping[str, str] = field(default_factory=dict)
+    airgap_images: Mapping[str, str] = field(default_factory=dict[str, str])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
     down: bool = False
     provided_secrets: frozenset[str] = frozenset()
+
+
+def stack_file(stack: str) -> str:
+    """The name of a stack's configuration file."""
+    return f"Pulumi.{stack}.yaml"
+
+
+# --------------------------------------------------------------------------------------- what each key may be
+
+
+class Kind(StrEnum):
+    """The types Pulumi knows for configuration."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    ARRAY = "array"
+
+
+class UnfitError(ValueError):
+    """A value is not what its key takes; the text completes the sentence '<value> ...'."""
+
+
+Check = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A configuration key. `check` turns a value (an item, of an array) into what Settings holds, or raises UnfitError.
+
+    `unset` is what stands in Pulumi.yaml for "nothing said": Pulumi requires every declared key that has no default.
+    """
+
+    field: str
+    kind: Kind
+    check: Check
+    unset: object = None
+
+    @property
+    def name(self) -> str:
+        """The key as it is written: camelCase."""
+        first, *rest = self.field.split("_")
+        return first + "".join(word.capitalize() for word in rest)
+
+
+@dataclass(frozen=True)
+class RetiredKey:
+    """A key of an earlier version: what to write instead, and why it went."""
+
+    replacement: str
+    reason: str
+
+
+def _matching(pattern: str, meaning: str) -> Check:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise UnfitError(f"is no {meaning}")
+        return value
+
+    return check
+
+
+def _between(low: int, high: int, unit: str) -> Check:
+    def check(value: int) -> int:
+        if not low <= value <= high:
+            raise UnfitError(f"is out of range: {unit}, {low:,} to {high:,}")
+        return value
+
+    return check
+
+
+def _one_of(kind: type[StrEnum], noun: str) -> Check:
+    def check(value: str) -> StrEnum:
+        try:
+            return kind(value)
+        except ValueError:
+            known = [member.value for member in kind]
+            raise UnfitError(
+                f"is no {noun}. {did_you_mean(value, known)}{noun.capitalize()}s: {listed(known)}"
+            ) from None
+
+    return check
+
+
+def _domain(value: str) -> str:
+    labels = value.split(".")
+    fits = len(value) <= 200 and all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) for label in labels)
+    if not fits or labels[-1].isdigit():
+        raise UnfitError("is no domain: lower-case letters, digits and dashes between dots, such as home.example")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise UnfitError("is no IP address, such as 127.0.0.1, 0.0.0.0 (everywhere) or the host's own") from None
+    return value
+
+
+def _docker_host(value: str) -> str:
+    if not re.fullmatch(r"unix:///\S+|ssh://([\w.-]+@)?[\w.-]+(:\d{1,5})?", value):
+        raise UnfitError("is neither unix:///path nor ssh://user@host: over plain TCP anybody would be root there")
+    return value
+
+
+def _reference(value: str) -> tuple[str, str]:
+    name, equals, reference = value.partition("=")
+    if not equals or not _IMAGE_NAME.fullmatch(name) or not re.fullmatch(r"\S+", reference):
+        raise UnfitError("is not name=reference, such as redis=ai-kit/redis:8.0")
+    return name, reference
+
+
+_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
+_MODEL_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_MODEL = _matching(
+    rf"(?=.{{1,200}}\Z){_MODEL_WORD}(/{_MODEL_WORD})*(:{_MODEL_WORD})?", "model name, such as llama3.2:1b"
+)
+_PORT = _between(1, 65535, "a port")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+KEYS: Mapping[str, Key] = MappingProxyType(
+    {
+        key.name: key
+        for key in (
+            Key(field="target", kind=Kind.STRING, check=_one_of(Target, "target")),
+            Key(field="domain", kind=Kind.STRING, check=_domain),
+            Key(field="bind_address", kind=Kind.STRING, check=_address),
+            Key(field="http_port", kind=Kind.INTEGER, check=_PORT),
+            Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
+            Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
+            Key(field="profiles", kind=Kind.ARRAY, check=_one_of(Profile, "profile")),
+            Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
+            Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
+            Key(field="models", kind=Kind.ARRAY, check=_MODEL),
+            Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
+            Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
+            Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
+            Key(field="reserve_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),
+            Key(field="cpus", kind=Kind.INTEGER, check=_between(1, 4096, "CPUs"), unset=0),
+            Key(field="disk_gb", kind=Kind.INTEGER, check=_between(1, 1_048_576, "GB"), unset=0),
+            Key(field="images", kind=Kind.STRING, check=_one_of(ImageSource, "image source")),
+            Key(field="airgap_images", kind=Kind.ARRAY, check=_reference),
+            Key(
+                field="realm",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"(?!master\Z)[a-z][a-z0-9-]{0,35}",
+                    'realm name: lower-case letters, digits and dashes, and not "master", which is Keycloak\'s own',
+                ),
+            ),
+            Key(
+                field="admin_email",
+                kind=Kind.STRING,
+                check=_matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example"),
+            ),
+            Key(field="down", kind=Kind.BOOLEAN, check=_same),
+        )
+    }
+)
+
+# Keys of earlier versions. A retired key is refused, naming what to write instead.
+RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
+
+
+def default_of(key: Key) -> object:
+    """What a key is when nobody says anything, as it is written in Pulumi.yaml. MISSING when it must be said."""
+    found = next(item for item in fields(Settings) if item.name == key.field)
+    default: object = found.default
+    if found.default_factory is not MISSING:
+        default = []  # the one mapping is written as a list
+    if default is None:
+        return key.unset
+    if isinstance(default, tuple):
+        return [str(item) for item in cast("tuple[object, ...]", default)]
+    return str(default) if isinstance(default, StrEnum) else default
+
+
+# ------------------------------------------------------------------------------------------------------- load
+
+
+def load(
+    stack: str,
+    raw: Mapping[str, object],
+    secret_keys: Collection[str] = frozenset(),
+    provided_keys: Collection[str] = frozenset(),
+    *,
+    retired: Mapping[str, RetiredKey] = RETIRED,
+) -> Settings:
+    """Settings from raw values by key (without namespace), or one SpecError with every problem in them.
+
+    secret_keys: those whose values are encrypted. provided_keys: those under which services expect secrets. No
+    message ever shows the value of either.
+    """
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
+        problems.append(_stack_name_problem(stack))
+    for name in sorted(set(raw) - set(KEYS) - set(provided_keys)):
+        problems.append(_unknown(stack, name, [*KEYS, *provided_keys], retired))
+    for name, key in KEYS.items():
+        if name not in raw:
+            if default_of(key) is MISSING:
+                problems.append(
+                    Problem(where=name, what="is not set", fix=f"say which: pulumi config set {name} VALUE -s {stack}")
+                )
+        elif name in secret_keys:
+            fix = f"it is no secret and is needed in plain text: pulumi config set {name} VALUE -s {stack}"
+            problems.append(Problem(where=name, what="is encrypted", fix=fix))
+        else:
+            _read(key, raw[name], values, problems)
+    provided = _provided(stack, raw, secret_keys, provided_keys, problems)
+    problems += _together(values)
+    if problems:
+        raise SpecError(f"{stack_file(stack)} cannot be planned", tuple(problems))
+    return Settings(stack=stack, provided_secrets=provided, **values)
+
+
+def _stack_name_problem(stack: str) -> Problem:
+    fix = "is no stack name: a lower-case letter, then up to 30 letters, digits and dashes"
+    return Problem(where="stack", what=shown(stack), fix=fix)
+
+
+def _unknown(stack: str, name: str, known: Collection[str], retired: Mapping[str, RetiredKey]) -> Problem:
+    if name in retired:
+        gone = retired[name]
+        return Problem(where=name, what="is no longer a key", fix=f"{gone.reason}. Write {gone.replacement} instead")
+    fix = f"{did_you_mean(name, known)}To take it out: pulumi config rm {name} -s {stack}"
+    return Problem(where=name, what="is no key of this project", fix=fix)
+
+
+def _read(key: Key, value: object, values: dict[str, Any], problems: list[Problem]) -> None:
+    """Put what the key's value means into values, or what is wrong with it into problems."""
+    try:
+        plain = _plain(key.kind, value)
+    except UnfitError as unfit:
+        problems.append(Problem(where=key.name, what=shown(value), fix=str(unfit)))
+        return
+    if isinstance(plain, list):
+        _read_list(key, cast("list[object]", plain), values, problems)
+        return
+    if key.unset is not None and plain == key.unset:
+        return
+    try:
+        values[key.field] = key.check(plain)
+    except UnfitError as unfit:
+        problems.append(Problem(where=key.name, what=shown(value), fix=str(unfit)))
+
+
+def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: list[Problem]) -> None:
+    found: list[Any] = []
+    seen: set[object] = set()
+    for index, item in enumerate(items):
+        where = f"{key.name}[{index}]"
+        try:
+            checked = key.check(_plain(Kind.STRING, item))
+        except UnfitError as unfit:
+            problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
+            continue
+        identity: object = checked[0] if key.field == "airgap_images" else checked
+        if identity in seen:
+            problems.append(Problem(where=where, what=shown(item), fix="stands there twice: take one out"))
+        seen.add(identity)
+        found.append(checked)
+    values[key.field] = MappingProxyType(dict(found)) if key.field == "airgap_images" else tuple(found)
+
+
+def _plain(kind: Kind, value: object) -> object:
+    """The value in its kind's Python type. The engine hands everything over as text, arrays as JSON."""
+    match kind:
+        case Kind.STRING if isinstance(value, str):
+            return value
+        case Kind.STRING:
+            raise UnfitError("is no text: put it in quotes")
+        case Kind.BOOLEAN if isinstance(value, bool):
+            return value
+        case Kind.BOOLEAN:
+            if value in ("true", "false"):
+                return value == "true"
+            raise UnfitError("is neither true nor false")
+        case Kind.INTEGER if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        case Kind.INTEGER:
+            if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+                return int(value)
+            raise UnfitError("is no whole number")
+        case Kind.ARRAY:
+            return _array(value)
+
+
+def _array(value: object) -> list[object]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise UnfitError("is no list: write [a, b]") from None
+    if not isinstance(value, list):
+        raise UnfitError("is no list: write [a, b]")
+    return cast("list[object]", value)
+
+
+def _provided(
+    stack: str,
+    raw: Mapping[str, object],
+    secret_keys: Collection[str],
+    provided_keys: Collection[str],
+    problems: list[Problem],
+) -> frozenset[str]:
+    """The secrets the operator set, of those that services expect. One in clear text is a problem."""
+    present = frozenset(provided_keys) & set(raw)
+    fix = f"pulumi config set --secret {{}} -s {stack}"
+    for name in sorted(present):
+        if name not in secret_keys:
+            what = "is a secret and stands there in clear text"
+            problems.append(Problem(where=name, what=what, fix=f"change it, for it has been seen: {fix.format(name)}"))
+        elif raw[name] == "":
+            problems.append(Problem(where=name, what="is an empty secret", fix=fix.format(name)))
+    return present
+
+
+def _together(values: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong only when keys are seen together."""
+    problems: list[Problem] = []
+    ports: dict[int, str] = {}
+    for name in ("httpPort", "httpsPort", "adminPort"):
+        key = KEYS[name]
+        port = cast("int", values.get(key.field, default_of(key)))
+        if port in ports:
+            problems.append(
+                Problem(where=name, what=str(port), fix=f"is {ports[port]} already: each needs a port of its own")
+            )
+        ports.setdefault(port, name)
+    for index, name in enumerate(values.get("retired", ())):
+        if name in values.get("without", ()):
+            fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
+            problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------- sources
+
+
+def from_pulumi(provided_keys: Collection[str] | None = None) -> Settings:
+    """Settings of the stack that the engine is running. provided_keys: those of every service when None."""
+    import pulumi
+    from pulumi.runtime.config import CONFIG, is_config_secret
+
+    prefix = f"{pulumi.get_project()}:"
+    ours = {name: value for name, value in CONFIG.get().items() if name.startswith(prefix)}
+    return load(
+        pulumi.get_stack(),
+        {name.removeprefix(prefix): value for name, value in ours.items()},
+        frozenset(name.removeprefix(prefix) for name in ours if is_config_secret(name)),
+        _known_provided(provided_keys),
+    )
+
+
+def provided_secret(config_key: str) -> pulumi.Output[str]:
+    """The value of a secret the operator set; it stays a secret. Only inside a program that the engine runs."""
+    import pulumi
+
+    return pulumi.Config().require_secret(config_key)
+
+
+def from_files(
+    root: Path,
+    stack: str,
+    provided_keys: Collection[str] | None = None,
+    overrides: Mapping[str, object] = MappingProxyType({}),
+) -> Settings:
+    """Settings of a stack from Pulumi.yaml's defaults and the stack's file, without an engine.
+
+    Encrypted values count as set and are not decrypted. `overrides` replace keys of the file.
+    """
+    from stack import project
+
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
+        raise SpecError("There is no such stack", (_stack_name_problem(stack),))
+    raw, secret_keys = project.stack_config(root, stack)
+    return load(stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys))
+
+
+def _known_provided(provided_keys: Collection[str] | None) -> Collection[str]:
+    if provided_keys is not None:
+        return provided_keys
+    from stack import catalog
+
+    return catalog.provided_keys(catalog.discover())

@@ -1,0 +1,76 @@
+"""Finds every service: each module in services/ defines SERVICE, named as its file. There is no list to keep."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from stack.model import Problem, Provided, ServiceSpec, SpecError
+
+PACKAGE_DIR = Path(__file__).resolve().parent / "services"
+
+
+def discover(package_dir: Path | None = None) -> tuple[ServiceSpec, ...]:
+    """Every service, by name. SpecError when a file does not define one as it must.
+
+    `source` of each is its file, relative to the project. A file that cannot be imported raises its own
+    exception: the traceback shows the line to its author.
+    """
+    directory = package_dir or PACKAGE_DIR
+    found: list[ServiceSpec] = []
+    problems: list[Problem] = []
+    for path in sorted(directory.glob("*.py")):
+        if path.name.startswith("_"):
+            continue
+        spec = _service(path, _module(path, standard=package_dir is None))
+        if isinstance(spec, Problem):
+            problems.append(spec)
+        else:
+            found.append(spec)
+    if problems:
+        raise SpecError("The services cannot be read", tuple(problems))
+    return tuple(sorted(found, key=lambda spec: spec.name))
+
+
+def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
+    """The config keys under which services expect secrets from the operator."""
+    return frozenset(
+        secret.source.config_key for spec in services for secret in spec.secrets if isinstance(secret.source, Provided)
+    )
+
+
+def _module(path: Path, *, standard: bool) -> ModuleType:
+    """The module of a file: a member of stack.services, or a loose one outside of sys.modules."""
+    if standard:
+        return importlib.import_module(f"stack.services.{path.stem}")
+    name = f"_catalog_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ImportError(f"{path} is no module")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
+    return module
+
+
+def _service(path: Path, module: ModuleType) -> ServiceSpec | Problem:
+    source = f"stack/services/{path.name}"
+    name = path.stem.replace("_", "-")
+    spec = getattr(module, "SERVICE", None)
+    if not isinstance(spec, ServiceSpec):
+        return Problem(where=source, what="defines no SERVICE", fix=f'add SERVICE = ServiceSpec(name="{name}", ...)')
+    if spec.name != name:
+        return Problem(
+            where=source,
+            what=f'SERVICE is named "{spec.name}"',
+            fix=f'a service is named as its file: name="{name}", or move it to {spec.name.replace("-", "_")}.py',
+        )
+    return replace(spec, source=source)

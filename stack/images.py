@@ -1,0 +1,81 @@
+"""Every image pin, with the marker by which the update bot finds it.
+
+`programs` are those a health probe or the start wrapper may call. `size_mb` is what the image takes on disk,
+unpacked, for amd64: rounded estimates, used only to see whether all images fit the host's disk.
+"""
+
+from __future__ import annotations
+
+from stack.model import Arch, ImagePin
+
+BOTH = frozenset({Arch.AMD64, Arch.ARM64})
+
+# renovate: datasource=docker depName=haproxy versioning=docker
+HAPROXY = ImagePin(
+    name="haproxy",
+    repository="docker.io/library/haproxy",
+    tag="3.2.22",  # LTS, until 2030
+    arches=BOTH,
+    programs=frozenset({"bash", "haproxy", "sh"}),
+    size_mb=110,
+)
+
+# renovate: datasource=docker depName=quay.io/keycloak/keycloak
+KEYCLOAK = ImagePin(
+    name="keycloak",
+    repository="quay.io/keycloak/keycloak",
+    tag="26.7.4",  # not below 26.7.3: critical fixes
+    arches=BOTH,
+    programs=frozenset({"bash", "java", "sh"}),
+    size_mb=480,
+)
+
+# renovate: datasource=docker depName=ollama/ollama
+OLLAMA = ImagePin(
+    name="ollama",
+    repository="docker.io/ollama/ollama",
+    tag="0.32.15",
+    arches=BOTH,
+    programs=frozenset({"bash", "ollama", "sh"}),
+    size_mb=3500,  # CUDA libraries included
+)
+
+# renovate: datasource=docker depName=ghcr.io/open-webui/open-webui
+OPEN_WEBUI = ImagePin(
+    name="open-webui",
+    repository="ghcr.io/open-webui/open-webui",
+    tag="v0.12.4",
+    arches=BOTH,
+    programs=frozenset({"bash", "curl", "jq", "python3", "sh"}),
+    size_mb=4500,
+)
+
+# renovate: datasource=docker depName=pgvector/pgvector
+POSTGRES = ImagePin(
+    name="postgres",
+    repository="docker.io/pgvector/pgvector",
+    tag="0.8.6-pg17-trixie",  # not below 0.8.3: HNSW index corruption
+    arches=BOTH,
+    programs=frozenset({"bash", "pg_isready", "psql", "sh"}),
+    size_mb=460,
+)
+
+# renovate: datasource=docker depName=redis
+REDIS = ImagePin(
+    name="redis",
+    repository="docker.io/library/redis",
+    tag="8.2.9",
+    arches=BOTH,
+    programs=frozenset({"bash", "redis-cli", "sh"}),
+    size_mb=150,
+)
+
+# renovate: datasource=docker depName=busybox
+TOOLS = ImagePin(
+    name="tools",
+    repository="docker.io/library/busybox",
+    tag="1.37.0",
+    arches=BOTH,
+    programs=frozenset({"cat", "chmod", "chown", "cp", "mkdir", "nc", "sh", "sleep", "wget"}),
+    size_mb=5,
+)

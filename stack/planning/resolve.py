@@ -1,0 +1,316 @@
+"""Settings and services -> which services, why, and in which order. Collects problems, raises none."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+
+from stack.model import (
+    ContainerSpec,
+    DatabasePassword,
+    DatabaseUrl,
+    HostProfile,
+    Issuer,
+    Job,
+    Problem,
+    Ref,
+    Role,
+    ServiceSpec,
+    Target,
+    Template,
+    Value,
+    Zone,
+)
+from stack.settings import Settings
+from stack.words import did_you_mean, listed, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mention:
+    """One value in a container or job of a service, and where it stands there."""
+
+    path: str
+    holder: ContainerSpec | Job
+    value: Value
+
+    @property
+    def zones(self) -> frozenset[Zone]:
+        return self.holder.zones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What was chosen of a catalog. `chosen` runs, in start order; `problems` are those met while choosing."""
+
+    settings: Settings
+    host: HostProfile
+    catalog: Mapping[str, ServiceSpec]
+    chosen: Mapping[str, ServiceSpec]
+    why: Mapping[str, tuple[str, ...]]
+    retired: tuple[ServiceSpec, ...]
+    providers: Mapping[Role, str]
+    starts_after: Mapping[str, tuple[str, ...]]
+    problems: tuple[Problem, ...]
+
+    def provider(self, role: Role) -> ServiceSpec | None:
+        """The chosen service that has the role."""
+        name = self.providers.get(role)
+        return self.chosen[name] if name else None
+
+
+def at(spec: ServiceSpec, *path: str) -> str:
+    """Where something stands in a service's file."""
+    return " ".join([spec.source or f"service {spec.name}", ".".join(path)]).strip()
+
+
+def flatten(value: Value | Template) -> Iterator[Value]:
+    """The single values of a value, templates taken apart."""
+    if isinstance(value, Template):
+        for part in value.parts:
+            yield from flatten(part)
+    else:
+        yield value
+
+
+def holders(spec: ServiceSpec) -> Iterator[ContainerSpec | Job]:
+    """Everything of a service that becomes a container, the database provider's job included."""
+    yield from spec.containers
+    yield from spec.jobs
+    if spec.database_provider:
+        yield spec.database_provider.job
+
+
+def mentions(spec: ServiceSpec) -> Iterator[Mention]:
+    """Every value a service mentions in variables, files and triggers. Derived files need a plan: see checks.py."""
+    for holder in holders(spec):
+        for name, value in holder.env.items():
+            for single in flatten(value):
+                yield Mention(path=f"{holder.name}.env.{name}", holder=holder, value=single)
+        for file in holder.files:
+            if isinstance(file.source, Template):
+                for single in flatten(file.source):
+                    yield Mention(path=f"{holder.name}.files.{file.name}", holder=holder, value=single)
+        if isinstance(holder, Job):
+            for value in holder.triggers:
+                yield Mention(path=f"{holder.name}.triggers", holder=holder, value=value)
+
+
+def direct_needs(spec: ServiceSpec) -> dict[str, str]:
+    """The services a service names, each with the place that names it first."""
+    found: dict[str, str] = {}
+    for name in spec.needs:
+        found.setdefault(name, "needs")
+    for mention in mentions(spec):
+        if isinstance(mention.value, Ref):
+            found.setdefault(mention.value.service, mention.path)
+    found.pop(spec.name, None)
+    return found
+
+
+def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
+    """The roles that somebody else must have for this service to work."""
+    values = [mention.value for mention in mentions(spec)]
+    roles: set[Role] = set()
+    if spec.routes:
+        roles.add(Role.INGRESS)
+    if spec.oidc or any(isinstance(value, Issuer) for value in values):
+        roles.add(Role.IDENTITY)
+    if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword) for value in values):
+        roles.add(Role.DATABASE)
+    return frozenset(roles) - spec.roles
+
+
+def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpec]) -> Selection:
+    """Select by profile and target, close over what each needs, find the start order."""
+    catalog = {spec.name: spec for spec in services}
+    closure = _Closure(settings, host.target, catalog)
+    closure.run()
+    chosen = {name: catalog[name] for name in sorted(closure.chosen)}
+    edges = {name: start_edges(spec, chosen, closure.providers) for name, spec in chosen.items()}
+    order, cycles = start_order(edges)
+    problems = [
+        *_unknown_names(settings, catalog),
+        *closure.problems(),
+        *(_cycle_problem(chosen, cycle) for cycle in cycles),
+    ]
+    return Selection(
+        settings=settings,
+        host=host,
+        catalog=catalog,
+        chosen={name: chosen[name] for name in order},
+        why={name: closure.why(name) for name in order},
+        retired=tuple(catalog[name] for name in sorted(set(settings.retired)) if name in catalog),
+        providers=closure.providers,
+        starts_after={name: tuple(other for other in order if other in edges[name]) for name in order},
+        problems=tuple(problems),
+    )
+
+
+class _Closure:
+    """The smallest set that holds what the profiles ask for and, of each member, what it needs."""
+
+    def __init__(self, settings: Settings, target: Target, catalog: Mapping[str, ServiceSpec]) -> None:
+        self.settings = settings
+        self.target = target
+        self.catalog = catalog
+        self.out = {*settings.without, *settings.retired}
+        self.wanted = {spec.name: spec.profiles & set(settings.profiles) for spec in catalog.values()}
+        self.chosen: set[str] = set()
+        self.requesters: dict[str, set[str]] = {}
+        self.providers: dict[Role, str] = {}
+        self.unmet: list[Problem] = []
+
+    def run(self) -> None:
+        self._add(name for name, profiles in self.wanted.items() if profiles and self._possible(name))
+        while True:
+            missing = next((role for role in Role if role not in self.providers and self._role_users(role)), None)
+            if missing is None:
+                break
+            if not self._provide(missing):
+                self.providers[missing] = ""
+        self.providers = {role: name for role, name in self.providers.items() if name}
+        for role, name in self.providers.items():
+            for user in self._role_users(role):
+                self.requesters.setdefault(name, set()).add(user)
+        for role in Role:  # a provider that nobody asked for still is one
+            holder = next((name for name in sorted(self.chosen) if role in self.catalog[name].roles), None)
+            if holder:
+                self.providers.setdefault(role, holder)
+
+    def why(self, name: str) -> tuple[str, ...]:
+        """The profiles it was asked for by, else the services that need it."""
+        profiles = self.wanted[name]
+        return tuple(f"profile {profile}" for profile in sorted(profiles)) or tuple(sorted(self.requesters[name]))
+
+    def problems(self) -> Iterator[Problem]:
+        """What is needed and cannot be had."""
+        yield from self.unmet
+        for name in sorted(self.requesters):
+            if name in self.chosen or name not in self.catalog:
+                continue
+            users = sorted(self.requesters[name])
+            need = "needs" if len(users) == 1 else "need"
+            for key in ("without", "retired"):
+                names: tuple[str, ...] = getattr(self.settings, key)
+                if name in names:
+                    fix = f"{', '.join(users)} {need} it: take that out as well, or keep {name}"
+                    yield Problem(where=f"{key}[{names.index(name)}]", what=shown(name), fix=fix)
+            if name not in self.out:
+                spec = self.catalog[name]
+                fix = f"{', '.join(users)} {need} it: leave that out here (without: [{', '.join(users)}])"
+                what = f"does not run on {self.target}, only on {listed(spec.targets)}"
+                yield Problem(where=at(spec), what=what, fix=fix)
+
+    def _possible(self, name: str) -> bool:
+        return name not in self.out and self.target in self.catalog[name].targets
+
+    def _add(self, names: Iterable[str]) -> None:
+        """Choose services and all they name, as far as they can be had."""
+        waiting = sorted(names)
+        while waiting:
+            name = waiting.pop()
+            if name in self.chosen:
+                continue
+            self.chosen.add(name)
+            for needed, path in direct_needs(self.catalog[name]).items():
+                self.requesters.setdefault(needed, set()).add(name)
+                if needed not in self.catalog:
+                    fix = f"{did_you_mean(needed, self.catalog)}Services: {listed(self.catalog)}"
+                    where = at(self.catalog[name], path)
+                    self.unmet.append(Problem(where=where, what=f"there is no service {shown(needed)}", fix=fix))
+                elif self._possible(needed):
+                    waiting.append(needed)
+
+    def _role_users(self, role: Role) -> list[str]:
+        return [name for name in sorted(self.chosen) if role in needed_roles(self.catalog[name])]
+
+    def _provide(self, role: Role) -> bool:
+        """Find and choose who has the role. False, with a problem noted, when nobody or more than one could."""
+        holders_of = [name for name in sorted(self.catalog) if role in self.catalog[name].roles]
+        candidates = [name for name in holders_of if self._possible(name)]
+        already = [name for name in candidates if name in self.chosen]
+        users = self._role_users(role)
+        if already or len(candidates) == 1:
+            self.providers[role] = (already or candidates)[0]
+            self._add(candidates if not already else [])
+            return True
+        if candidates:
+            others = ", ".join(candidates[1:])
+            what = f"{' and '.join(candidates)} can all be the {role}"
+            fix = f"{', '.join(users)} asks for one: choose by leaving the others out (without: [{others}])"
+            self.unmet.append(Problem(where=f"role {role}", what=what, fix=fix))
+        elif holders_of:
+            for name in holders_of:
+                self.requesters.setdefault(name, set()).update(users)
+        else:
+            fix = f"{', '.join(users)} asks for it: one service must have roles={{Role.{role.name}}}"
+            self.unmet.append(Problem(where=f"role {role}", what="no service has it", fix=fix))
+        return False
+
+
+def _unknown_names(settings: Settings, catalog: Mapping[str, ServiceSpec]) -> Iterator[Problem]:
+    for key in ("without", "retired"):
+        names: tuple[str, ...] = getattr(settings, key)
+        for index, name in enumerate(names):
+            if name not in catalog:
+                fix = f"is no service. {did_you_mean(name, catalog)}Services: {listed(catalog)}"
+                yield Problem(where=f"{key}[{index}]", what=shown(name), fix=fix)
+
+
+def start_edges(spec: ServiceSpec, chosen: Mapping[str, ServiceSpec], providers: Mapping[Role, str]) -> Set[str]:
+    """What must be up before a service starts: needs, Refs unless start=False, its database."""
+    names = set(spec.needs)
+    names |= {m.value.service for m in mentions(spec) if isinstance(m.value, Ref) and m.value.start}
+    if Role.DATABASE in needed_roles(spec) and Role.DATABASE in providers:
+        names.add(providers[Role.DATABASE])
+    return {name for name in names if name in chosen and name != spec.name}
+
+
+def start_order(edges: Mapping[str, Set[str]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Names so that each comes after its edges, alphabetical where free; and the cycles, whose members come last."""
+    waits = {name: set(after) for name, after in edges.items()}
+    ready = [name for name, after in waits.items() if not after]
+    heapq.heapify(ready)
+    order: list[str] = []
+    cycles: list[tuple[str, ...]] = []
+    done: set[str] = set()
+    while len(done) < len(waits):
+        if not ready:
+            cycle = _cycle({name: after - done for name, after in waits.items() if name not in done})
+            cycles.append(cycle)
+            for member in cycle:
+                waits[member] = set()
+                heapq.heappush(ready, member)
+        name = heapq.heappop(ready)
+        if name in done:
+            continue
+        order.append(name)
+        done.add(name)
+        for other, after in waits.items():
+            if name in after:
+                after.discard(name)
+                if not after and other not in done:
+                    heapq.heappush(ready, other)
+    return tuple(order), tuple(cycles)
+
+
+def _cycle(edges: Mapping[str, Set[str]]) -> tuple[str, ...]:
+    """One cycle of a graph in which everything waits, from its first name on."""
+    path: list[str] = []
+    name = min(edges)
+    while name not in path:
+        path.append(name)
+        name = min(edges[name])
+    cycle = path[path.index(name) :]
+    start = cycle.index(min(cycle))
+    return tuple(cycle[start:] + cycle[:start])
+
+
+def _cycle_problem(chosen: Mapping[str, ServiceSpec], cycle: tuple[str, ...]) -> Problem:
+    chain = " waits for ".join([*cycle, cycle[0]])
+    return Problem(
+        where=at(chosen[cycle[0]]),
+        what=f"never starts: {chain}",
+        fix="break the circle: start=False on the Ref that may be answered later",
+    )

@@ -1,0 +1,253 @@
+"""What can be wrong between services, and between them and the host. STACK_CHECKS is all of it.
+
+`derived` is the one that needs a plan: it looks at the files that are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from string import Formatter
+from typing import TYPE_CHECKING
+
+from stack import images
+from stack.model import (
+    ContainerSpec,
+    DatabaseUrl,
+    Derived,
+    ImagePin,
+    ImageSource,
+    Issuer,
+    Job,
+    Problem,
+    Ref,
+    Role,
+    ServiceSpec,
+    SpecError,
+    Template,
+    Zone,
+)
+from stack.planning import budget
+from stack.planning.resolve import Mention, Selection, at, flatten, holders, mentions
+from stack.planning.service_checks import Check, no_port, own_value
+from stack.words import did_you_mean, listed, shown
+from stack.zones import ZONES, badly_joined, may_reach, shared
+
+if TYPE_CHECKING:
+    from stack.plan import Plan
+
+
+def references(selection: Selection) -> Iterator[Problem]:
+    """A Ref needs a port, shared secrets, a whole template, and a network both are in."""
+    for spec in selection.chosen.values():
+        for mention in mentions(spec):
+            if isinstance(mention.value, Ref):
+                yield from _reference(selection, at(spec, mention.path), mention.zones, mention.value)
+
+
+def _reference(selection: Selection, where: str, zones: frozenset[Zone], ref: Ref) -> Iterator[Problem]:
+    other = selection.catalog.get(ref.service)
+    if other is None:
+        return  # reported where services are selected
+    try:
+        container, _ = other.endpoint(ref.port)
+    except KeyError:
+        yield no_port(where, ref.service, ref.port, (port.name for each in other.containers for port in each.ports))
+    else:
+        yield from _meeting(where, zones, ref.service, container)
+    given = {secret.name for secret in other.secrets if secret.shared}
+    for name in ref.secrets:
+        if name not in given:
+            fix = f"{did_you_mean(name, given)}Shared ones: {listed(given)}"
+            yield Problem(where=where, what=f"{ref.service} shares no secret {shown(name)}", fix=fix)
+    try:
+        fields = {name for _, name, _, _ in Formatter().parse(ref.template) if name is not None}
+    except ValueError as error:
+        fix = "write {host}, {port} and the names of secrets in braces"
+        yield Problem(where=where, what=f"{shown(ref.template)}: {error}", fix=fix)
+        return
+    for name in sorted(fields - {"host", "port"} - set(ref.secrets)):
+        fix = "the template may name host, port and what stands in secrets=(...)"
+        yield Problem(where=where, what=f"{{{name}}} stands for nothing", fix=fix)
+
+
+def _meeting(where: str, zones: frozenset[Zone], service: str, container: ContainerSpec) -> Iterator[Problem]:
+    """Whether a member of zones meets a container of a service in a network."""
+    if shared(zones, container.zones):
+        return
+    theirs = container.zones - {Zone.EGRESS}
+    what = f"is in {listed(zones)}, {service} in {listed(theirs)}: they share no network"
+    if may_reach(zones, theirs):
+        fix = f"add {' or '.join(f'Zone.{zone.name}' for zone in sorted(theirs))} to its zones"
+    else:
+        open_to = {source for zone in theirs for source in ZONES[zone].reachable_from}
+        fix = f"{listed(theirs)} may be reached from {listed(open_to)} only (zones.py)"
+    yield Problem(where=where, what=what, fix=fix)
+
+
+def databases(selection: Selection) -> Iterator[Problem]:
+    """Who uses a database meets its server, and no two services have one of the same name."""
+    owners: dict[str, str] = {}
+    for spec in selection.chosen.values():
+        for database in spec.databases:
+            if database.name in owners:
+                fix = f"{owners[database.name]} has it already: each needs a name of its own"
+                where = at(spec, "databases", database.name)
+                yield Problem(where=where, what="there would be two of that name", fix=fix)
+            owners.setdefault(database.name, spec.name)
+    server = selection.provider(Role.DATABASE)
+    if server is None or server.database_provider is None:
+        return
+    try:
+        container, _ = server.endpoint(server.database_provider.port)
+    except KeyError:
+        return  # reported with the provider
+    for spec in selection.chosen.values():
+        seen: set[str] = set()
+        for mention in mentions(spec):
+            if isinstance(mention.value, DatabaseUrl) and mention.holder.name not in seen:
+                seen.add(mention.holder.name)
+                yield from _meeting(at(spec, mention.path), mention.zones, server.name, container)
+
+
+def issuer(selection: Selection) -> Iterator[Problem]:
+    """Who logs people in asks the issuer, which it reaches through the ingress."""
+    ingress = selection.provider(Role.INGRESS)
+    front = next((item for item in ingress.containers if item.publish), None) if ingress else None
+    if ingress is None or front is None:
+        return
+    for spec in selection.chosen.values():
+        if spec.oidc is None:
+            continue
+        asking = next((mention for mention in mentions(spec) if isinstance(mention.value, Issuer)), None)
+        if asking and not shared(asking.zones, front.zones) - {Zone.EDGE}:
+            what = f"is in {listed(asking.zones)}, where the ingress does not answer for the issuer"
+            fix = "add Zone.APP to its zones: browsers and containers use the same address"
+            yield Problem(where=at(spec, asking.path), what=what, fix=fix)
+
+
+def routes(selection: Selection) -> Iterator[Problem]:
+    """Each host name has one owner."""
+    owners: dict[str, str] = {}
+    for spec in selection.chosen.values():
+        for route in spec.routes:
+            if route.name in owners:
+                host = f"{route.name}.{selection.settings.domain}"
+                fix = f"{owners[route.name]} has that host name already: choose another"
+                yield Problem(where=at(spec, "routes", route.name), what=host, fix=fix)
+            owners.setdefault(route.name, spec.name)
+            for path in route.deny:
+                if not path.startswith("/"):
+                    fix = "write a path beginning with /"
+                    yield Problem(where=at(spec, "routes", route.name), what=f"deny {shown(path)}", fix=fix)
+
+
+def zones(selection: Selection) -> Iterator[Problem]:
+    """A container in two networks joins them: only where one may reach the other. None runs in no network."""
+    for spec in selection.chosen.values():
+        for holder in holders(spec):
+            bad = badly_joined(holder.zones)
+            if bad:
+                what = f"would join {bad[0]} and {bad[1]}"
+                fix = "keep it in zones of which one may reach the other (zones.py)"
+                yield Problem(where=at(spec, holder.name, "zones"), what=what, fix=fix)
+            if isinstance(holder, ContainerSpec) and not holder.zones:
+                fix = "nobody could reach it: name one"
+                yield Problem(where=at(spec, holder.name, "zones"), what="are empty", fix=fix)
+
+
+def docker_names(selection: Selection) -> Iterator[Problem]:
+    """Containers and jobs share one set of names on the host, volumes another; the same for files' volumes."""
+    taken: dict[tuple[str, str], str] = {}
+    for kind, name, owner in _docker_names(selection):
+        if (kind, name) in taken and taken[kind, name] != owner:
+            fix = f"{taken[kind, name]} has that name already: rename one of them"
+            yield Problem(where=owner, what=f"would be the {kind} kit-{selection.settings.stack}-{name}", fix=fix)
+        taken.setdefault((kind, name), owner)
+
+
+def _docker_names(selection: Selection) -> Iterator[tuple[str, str, str]]:
+    for spec in (*selection.chosen.values(), *selection.retired):
+        for volume in spec.volumes:
+            yield "volume", f"{spec.name}-{volume.name}", at(spec, "volumes", volume.name)
+    for spec in selection.chosen.values():
+        for container in spec.containers:
+            own = host_name(spec.name, container.name)
+            yield "container", own, at(spec, container.name)
+            yield "volume", f"{own}-config", at(spec, container.name)
+            if container.reload:
+                yield "container", f"{own}-reload", at(spec, container.name, "reload")
+        for job in spec.jobs:
+            yield "container", f"{spec.name}-{job.name}", at(spec, job.name)
+    for name in sorted({database.name for spec in selection.chosen.values() for database in spec.databases}):
+        yield "container", f"database-{name}", f"database {name}"
+
+
+def host_name(service: str, container: str) -> str:
+    """A container's DNS name inside the stack."""
+    return service if container == "main" else f"{service}-{container}"
+
+
+def pins(selection: Selection) -> Iterator[Problem]:
+    """Every image must exist for the host's architectures; built locally, it must have been built."""
+    settings, host = selection.settings, selection.host
+    used: dict[str, tuple[ImagePin, str]] = {images.TOOLS.name: (images.TOOLS, "file delivery")}
+    for spec in selection.chosen.values():
+        for holder in holders(spec):
+            used.setdefault(holder.image.name, (holder.image, spec.name))
+    for name, (pin, user) in sorted(used.items()):
+        if host.arches - pin.arches:
+            what = f"image {name} is not made for {listed(host.arches - pin.arches)}"
+            fix = f"{user} needs it on {host.target}: take another image, or leave {user} out"
+            yield Problem(where=f"stack/images.py {name}", what=what, fix=fix)
+        if settings.images is ImageSource.AIRGAP and settings.airgap_images and name not in settings.airgap_images:
+            fix = f"{user} needs it: let ./kit up build the images, or add {name}=REFERENCE"
+            yield Problem(where="airgapImages", what=f"has no image {shown(name)}", fix=fix)
+
+
+STACK_CHECKS: tuple[Check, ...] = (
+    references,
+    databases,
+    issuer,
+    routes,
+    zones,
+    docker_names,
+    pins,
+    budget.processors,
+    budget.graphics,
+    budget.disk,
+    budget.memory,
+)
+
+
+# ------------------------------------------------------------------------------------------- what needs a plan
+
+
+def derived(plan: Plan, selection: Selection) -> Iterator[Problem]:
+    """Derived files can be made, and what they mention is there. Only for a plan that has no other problem."""
+    for spec in selection.chosen.values():
+        for holder in holders(spec):
+            for file in holder.files:
+                if isinstance(file.source, Derived):
+                    yield from _derived_file(plan, selection, spec, holder, file.name, file.source)
+
+
+def _derived_file(
+    plan: Plan, selection: Selection, spec: ServiceSpec, holder: ContainerSpec | Job, name: str, source: Derived
+) -> Iterator[Problem]:
+    path = f"{holder.name}.files.{name}"
+    try:
+        made = source.make(plan)
+    except (LookupError, SpecError) as error:
+        fix = "what it is derived from is not in this plan: correct the function, or the service's needs"
+        yield Problem(where=at(spec, path), what=f"cannot be made: {error}", fix=fix)
+        return
+    for value in flatten(made if isinstance(made, Template) else Template((made,))):
+        mention = Mention(path=path, holder=holder, value=value)
+        if isinstance(value, Ref) and value.service not in selection.chosen:
+            fix = f"{did_you_mean(value.service, selection.chosen)}In this plan: {listed(selection.chosen)}"
+            yield Problem(where=at(spec, path), what=f"there is no service {shown(value.service)}", fix=fix)
+        elif isinstance(value, Ref):
+            yield from _reference(selection, at(spec, path), holder.zones, value)
+        problem = own_value(selection, spec, mention)
+        if problem:
+            yield problem
