@@ -1,0 +1,25 @@
+"""An image: pulled by tag and digest, or already there because it was built on the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArgs:
+    """reference: repository:tag[@digest]. local: built on this machine, nothing to pull."""
+
+    reference: str
+    local: bool
+
+
+class Image(pulumi.ComponentResource):
+    """`.reference` is what containers take as their image."""
+
+    reference: pulumi.Output[str]
+
+    def __init__(self, name: str, args: ImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("aikit:docker:Image", name, None, opts)
+        raise NotImplementedError
