@@ -82,7 +82,10 @@ def _first_fault(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-class _Loader(yaml.SafeLoader):
+_FastLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FastLoader):
     """YAML as Pulumi reads it (1.2): `yes` and `on` are text, and a key may stand only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -177,7 +177,7 @@ def _docker_names(selection: Selection) -> Iterator[tuple[str, str, str]]:
             if container.reload:
                 yield "container", f"{own}-reload", at(spec, container.name, "reload")
         for job in spec.jobs:
-            yield "container", f"{spec.name}-{job.name}", at(spec, job.name)
+            yield "container", f"{spec.name}-{job.name}", at(spec, "jobs", job.name)
     for name in sorted({database.name for spec in selection.chosen.values() for database in spec.databases}):
         yield "container", f"database-{name}", f"database {name}"
 
