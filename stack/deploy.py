@@ -6,29 +6,33 @@ while the stack is up: that is what makes `down` different from destroy (docs/ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pulumi
 from pulumi import Input, Output, ResourceOptions
 
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
+from components.common import After, Attachment, Content, Done, VolumeMount
 from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
 from components.host import Host, HostArgs
 from components.image import Image, ImageArgs
 from components.job import Job, JobArgs
+from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.network import Network, NetworkArgs
-from components.realm import AdminAccess, AdminAccessArgs, Realm, RealmArgs
 from components.oidc_client import OidcClient, OidcClientArgs
+from components.realm import AdminUser, Realm, RealmArgs
 from components.secret import GeneratedSecret, SecretArgs
-from components.service import NetworkAttachment, PublishedPort, Service, ServiceArgs, VolumeMount
+from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
 from stack import outputs, settings
 from stack.derive import encode, oidc, runtime
-from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, Runtime
+from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
 from stack.model import Generated, IdentityProvider, Role
 from stack.plan import Plan, PlannedService, SecretKey
+
+ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
 
 def deploy(plan: Plan) -> None:
@@ -57,9 +61,7 @@ class Deployment:
         if self.plan.running:
             self._networks()
             for step in self.runtime.steps:
-                self.steps[step.name] = (
-                    self._service(step) if isinstance(step, ContainerPlan) else self._job(step)
-                )
+                self.steps[step.name] = self._service(step) if isinstance(step, ContainerPlan) else self._job(step)
         self._identity()
 
     # ------------------------------------------------------------------------------------- persistent part
@@ -72,13 +74,13 @@ class Deployment:
             else:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
         # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
-        self.digest_key = GeneratedSecret("digest-key", SecretArgs(length=32, special=False)).value
-        self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24, special=False)).value
+        self.digest_key = GeneratedSecret("digest-key", SecretArgs(length=32)).value
+        self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _certificates(self) -> None:
         self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
         hosts = tuple(sorted({self.plan.host_name(owned.item) for owned in self.plan.routes}))
-        self.leaf = LeafCertificate("leaf", LeafArgs(authority=self.ca, dns_names=hosts, ip_addresses=("127.0.0.1",)))
+        self.leaf = LeafCertificate("leaf", LeafArgs(ca=self.ca, hosts=hosts, ips=("127.0.0.1",)))
 
     def _volumes(self) -> None:
         for volume in self.runtime.volumes:
@@ -103,11 +105,7 @@ class Deployment:
 
     def _service(self, step: ContainerPlan) -> Service:
         delivery = self._delivery(step)
-        labels: dict[str, Input[str]] = dict(step.labels)
-        needs = self._needs(step.after)
-        if delivery is not None:
-            labels["aikit.files"] = delivery.restart_digest
-            needs.append(delivery)
+        after = self._after(step.after)
         return Service(
             step.name,
             ServiceArgs(
@@ -119,58 +117,61 @@ class Deployment:
                 env={**step.env, **{name: self._render(text) for name, text in step.secret_env.items()}},
                 mounts=self._mounts(step),
                 networks=self._attachments(step),
-                ports=tuple(
-                    PublishedPort(internal=port.internal, external=port.external, ip=port.ip) for port in step.publish
+                publish=tuple(PublishedPort(internal=p.internal, external=p.external, ip=p.ip) for p in step.publish),
+                health=Probe(
+                    argv=step.health.argv,
+                    interval_s=step.health.interval_s,
+                    timeout_s=step.health.timeout_s,
+                    retries=step.health.retries,
+                    start_period_s=step.health.start_period_s,
                 ),
-                health=step.health.argv,
-                health_interval_s=step.health.interval_s,
-                health_timeout_s=step.health.timeout_s,
-                health_retries=step.health.retries,
-                health_start_period_s=step.health.start_period_s,
-                memory_mb=step.limits.memory_mb,
-                cpus=step.limits.cpus,
-                cpuset=step.limits.cpuset,
-                pids=step.limits.pids,
-                shm_mb=step.limits.shm_mb,
-                gpu=step.limits.gpu,
+                limits=Limits(
+                    memory_mb=step.limits.memory_mb,
+                    cpus=step.limits.cpus,
+                    pids=step.limits.pids,
+                    cpuset=step.limits.cpuset,
+                    gpu=step.limits.gpu,
+                    shm_mb=step.limits.shm_mb,
+                ),
                 read_only=step.read_only,
                 tmpfs=step.tmpfs,
                 capabilities=step.capabilities,
-                labels=labels,
+                labels=step.labels,
+                restart_digest=delivery.restart_digest if delivery else None,
                 stop_grace_s=step.stop_grace_s,
                 wait_s=step.wait_s,
+                after=[*after, delivery.done] if delivery else after,
             ),
-            opts=self._docker(depends_on=needs),
+            opts=self._docker(),
         )
 
     def _delivery(self, step: ContainerPlan) -> FileDelivery | None:
         """The job that fills the container's config volume and hands its data volumes to its user."""
         if not step.files and not step.ownership:
             return None
-        config = None
         if step.config_volume:
-            config = DataVolume(
+            self.volumes[step.config_volume] = DataVolume(
                 step.config_volume,
                 VolumeArgs(volume_name=step.config_volume, labels=step.labels, protect=False),
                 opts=self._docker(),
             )
-            self.volumes[step.config_volume] = config
         return FileDelivery(
             f"{step.name}-files",
             FileDeliveryArgs(
                 container_name=f"{step.name}-files",
                 image=self._image(self.runtime.tools_image, self.runtime.tools_local).reference,
-                volume_name=config.volume_name if config else None,
-                owner=step.user,
-                files=tuple(self._file(file) for file in step.files),
+                volume_name=self.volumes[step.config_volume].volume_name if step.config_volume else None,
+                uid_gid=step.user,
+                files=tuple(
+                    DeliveredFile(name=f.name, content=self._render(f.text), mode=f.mode, restarts=f.restarts)
+                    for f in step.files
+                ),
                 ownership=tuple(
-                    Ownership(
-                        volume_name=self.volumes[owned.volume].volume_name, owner=owned.owner, mode=owned.mode
-                    )
-                    for owned in step.ownership
+                    Ownership(volume=self.volumes[o.volume].volume_name, owner=o.owner, mode=o.mode)
+                    for o in step.ownership
                 ),
                 digest_key=self.digest_key,
-                labels={**step.labels, "aikit.kind": "files"},
+                labels={**step.labels, "aikit.kind": "job"},
             ),
             opts=self._docker(),
         )
@@ -185,7 +186,7 @@ class Deployment:
                 entrypoint=step.entrypoint,
                 command=step.command,
                 env=step.env,
-                files=tuple(self._file(file) for file in step.files),
+                files=tuple(Content(name=f.name, content=self._render(f.text), mode=f.mode) for f in step.files),
                 mounts=self._mounts(step),
                 networks=self._attachments(step),
                 memory_mb=step.memory_mb,
@@ -193,31 +194,35 @@ class Deployment:
                 labels=step.labels,
                 triggers=tuple(self._render(text) for text in step.triggers),
                 digest_key=self.digest_key,
-                pid_of=step.pid_of or None,
+                pid_of=self._running(step.pid_of).container_name if step.pid_of else None,
+                after=self._after(step.after),
             ),
-            opts=self._docker(depends_on=self._needs(step.after)),
+            opts=self._docker(),
         )
 
-    def _file(self, file: FilePlan) -> DeliveredFile:
-        return DeliveredFile(name=file.name, content=self._render(file.text), mode=file.mode, restarts=file.restarts)
+    def _running(self, name: str) -> Service:
+        step = self.steps[name]
+        if not isinstance(step, Service):
+            raise TypeError(f"{name} is a job, and a job has no processes to share")
+        return step
 
     def _mounts(self, step: ContainerPlan | JobPlan) -> tuple[VolumeMount, ...]:
         return tuple(
-            VolumeMount(volume_name=self.volumes[m.volume].volume_name, path=m.path, read_only=m.read_only)
+            VolumeMount(volume=self.volumes[m.volume].volume_name, path=m.path, read_only=m.read_only)
             for m in step.mounts
         )
 
-    def _attachments(self, step: ContainerPlan | JobPlan) -> tuple[NetworkAttachment, ...]:
+    def _attachments(self, step: ContainerPlan | JobPlan) -> tuple[Attachment, ...]:
         return tuple(
-            NetworkAttachment(network_name=self.networks[n.network].network_name, aliases=n.aliases)
-            for n in step.networks
+            Attachment(network=self.networks[n.network].network_name, aliases=n.aliases) for n in step.networks
         )
 
-    def _needs(self, names: Sequence[str]) -> list[pulumi.Resource]:
-        return [self.steps[name] for name in names if name in self.steps]
+    def _after(self, names: Iterable[str]) -> list[Done]:
+        """What must be healthy or have succeeded first. Steps come in an order in which it is registered already."""
+        return [self.steps[name].done for name in names if name in self.steps]
 
-    def _docker(self, **options: Any) -> ResourceOptions:
-        return ResourceOptions(providers=[self.host.provider], **options)
+    def _docker(self) -> ResourceOptions:
+        return ResourceOptions(providers=[self.host.provider])
 
     # --------------------------------------------------------------------------------------------- secrets
 
@@ -247,25 +252,23 @@ class Deployment:
         provider = service.spec.identity_provider
         admin_url = f"https://127.0.0.1:{self.plan.settings.admin_port}"
         admin_secret = self.secrets[SecretKey(service.name, provider.admin_secret)]
-        access = AdminAccess(
+        access = KeycloakAccess(
             "identity",
-            AdminAccessArgs(
+            KeycloakAccessArgs(
                 url=admin_url, client_id=provider.admin_client_id, client_secret=admin_secret, ca_pem=self.ca.ca_pem
             ),
         )
-        options = ResourceOptions(
-            providers=[access.provider],
-            depends_on=self._identity_runs(service, provider),
-            deleted_with=self._identity_data(service),
-        )
+        after = self._identity_runs(service)
+        options = ResourceOptions(providers=[access.provider], deleted_with=self._identity_data(service))
         realm = Realm(
             "realm",
             RealmArgs(
                 realm=self.plan.settings.realm,
                 display_name="ai-kit",
-                admin_user="admin-user",
-                admin_email=self.plan.settings.admin_email,
-                admin_password=self.admin_password,
+                admin=AdminUser(
+                    username=ADMIN_USER, email=self.plan.settings.admin_email, password=self.admin_password
+                ),
+                after=after,
             ),
             opts=options,
         )
@@ -280,19 +283,20 @@ class Deployment:
                     redirect_uris=client.redirect_uris,
                     web_origins=client.web_origins,
                     post_logout_redirect_uris=client.post_logout_redirect_uris,
-                    roles=client.roles,
+                    roles={role.name: role.audience.value for role in client.roles},
+                    after=after,
                 ),
                 opts=options,
             )
         self._export(provider, admin_url, admin_secret)
 
-    def _identity_runs(self, service: PlannedService, provider: IdentityProvider) -> list[pulumi.Resource]:
-        """Keycloak and the way to it: both healthy before the first call."""
+    def _identity_runs(self, service: PlannedService) -> After:
+        """Keycloak and the way to it, both healthy before the first call."""
         names = [container.docker_name for container in service.containers]
         ingress = self.plan.provider(Role.INGRESS)
         if ingress is not None:
             names += [container.docker_name for container in ingress.containers]
-        return self._needs(names)
+        return self._after(names)
 
     def _identity_data(self, service: PlannedService) -> pulumi.Resource | None:
         """The volume whose removal takes the realm with it, so that nobody asks a server that is gone."""
@@ -313,7 +317,7 @@ class Deployment:
             "admin_url": admin_url,
             "admin_client_id": provider.admin_client_id,
             "admin_client_secret": admin_secret,
-            "admin_user": "admin-user",
+            "admin_user": ADMIN_USER,
             "admin_password": self.admin_password,
         }
         for field, value in exported.items():

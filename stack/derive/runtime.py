@@ -442,9 +442,7 @@ def _flatten(value: Value | Template) -> Iterator[Value]:
         yield value
 
 
-def _after(
-    plan: Plan, service: PlannedService, values: Iterable[Value], *, uses_databases: bool
-) -> tuple[str, ...]:
+def _after(plan: Plan, service: PlannedService, values: Iterable[Value], *, uses_databases: bool) -> tuple[str, ...]:
     """Docker names of what must be there first: referenced containers, own databases, needed services."""
     names: list[str] = []
     for value in values:
