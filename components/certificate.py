@@ -6,30 +6,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_tls as tls
+
+from components.common import child
+
+HOURS_A_DAY = 24
+CA_DAYS = 3650
+LEAF_DAYS = 397  # browsers refuse server certificates that live longer
+RENEW_DAYS = 30  # a leaf is made anew by the first `up` in its last 30 days
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaArgs:
+    """protect: a new CA has to be trusted anew by every browser."""
+
     common_name: str
     protect: bool = True
 
 
 class CertificateAuthority(pulumi.ComponentResource):
-    """ECDSA P-256, 10 years."""
+    """ECDSA P-256, 10 years, signs leaves only."""
 
     ca_pem: pulumi.Output[str]
     private_key_pem: pulumi.Output[str]
 
     def __init__(self, name: str, args: CaArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:tls:CertificateAuthority", name, None, opts)
-        raise NotImplementedError
+        key = tls.PrivateKey(
+            f"{name}-key", algorithm="ECDSA", ecdsa_curve="P256", opts=child(self, protect=args.protect)
+        )
+        certificate = tls.SelfSignedCert(
+            name,
+            private_key_pem=key.private_key_pem,
+            subject=tls.SelfSignedCertSubjectArgs(common_name=args.common_name, organization="ai-kit"),
+            is_ca_certificate=True,
+            set_subject_key_id=True,
+            validity_period_hours=CA_DAYS * HOURS_A_DAY,
+            allowed_uses=["cert_signing", "crl_signing"],
+            opts=child(self, protect=args.protect),
+        )
+        self.ca_pem = certificate.cert_pem
+        self.private_key_pem = pulumi.Output.secret(key.private_key_pem)
+        self.register_outputs({"ca_pem": self.ca_pem})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeafArgs:
+    """hosts: DNS names, the first is the common name. ips: for those who come without a name."""
+
     ca: CertificateAuthority
     hosts: Sequence[str]
     ips: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.hosts:
+            raise ValueError("a certificate needs at least one host name")
 
 
 class LeafCertificate(pulumi.ComponentResource):
@@ -40,4 +71,28 @@ class LeafCertificate(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: LeafArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:tls:LeafCertificate", name, None, opts)
-        raise NotImplementedError
+        key = tls.PrivateKey(f"{name}-key", algorithm="ECDSA", ecdsa_curve="P256", opts=child(self))
+        request = tls.CertRequest(
+            f"{name}-request",
+            private_key_pem=key.private_key_pem,
+            # 64 characters is as long as a common name gets; names are read from the alternative names anyway.
+            subject=tls.CertRequestSubjectArgs(common_name=args.hosts[0][:64], organization="ai-kit"),
+            dns_names=list(args.hosts),
+            ip_addresses=list(args.ips) or None,
+            opts=child(self),
+        )
+        certificate = tls.LocallySignedCert(
+            name,
+            cert_request_pem=request.cert_request_pem,
+            ca_private_key_pem=args.ca.private_key_pem,
+            ca_cert_pem=args.ca.ca_pem,
+            validity_period_hours=LEAF_DAYS * HOURS_A_DAY,
+            early_renewal_hours=RENEW_DAYS * HOURS_A_DAY,
+            allowed_uses=["digital_signature", "key_encipherment", "server_auth"],
+            opts=child(self),
+        )
+        self.certificate_pem = certificate.cert_pem
+        self.pem = pulumi.Output.secret(
+            pulumi.Output.concat(key.private_key_pem, certificate.cert_pem, args.ca.ca_pem)
+        )
+        self.register_outputs({"certificate_pem": self.certificate_pem})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pulumi
 
-from components.common import Done
-from components.job import JobArgs
+from components.common import Content, Done
+from components.job import Job, JobArgs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class DatabaseArgs:
     role: str
     password: pulumi.Input[str]
     job: JobArgs
-    extensions: tuple[str, ...] = ()
+    extensions: Sequence[str] = ()
 
 
 class Database(pulumi.ComponentResource):
@@ -28,4 +29,19 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:Database", name, None, opts)
-        raise NotImplementedError
+        job = Job(
+            f"{name}-job",
+            replace(
+                args.job,
+                env={
+                    **args.job.env,
+                    "KIT_DATABASE": args.database,
+                    "KIT_ROLE": args.role,
+                    "KIT_EXTENSIONS": " ".join(args.extensions),
+                },
+                files=[*args.job.files, Content(name="password", content=args.password)],
+            ),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.done = job.done
+        self.register_outputs({})

@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pulumi
 
-from components.common import After, Content, Done
+from components.common import After, Content, Done, VolumeMount, open_digest
+from components.job import Job, JobArgs
+
+STAGE = "/kit"
+VOLUME = "/volume"
+
+# What root needs to give files away: to whom, past whose directory modes, and with which mode.
+CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
+
+NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+MODE = re.compile(r"0[0-7]{3}")
+OWNER = re.compile(r"[0-9]+:[0-9]+")
+
+# Every upload has one byte in front that is no part of the file: the provider refuses empty ones.
+# A file appears under its name at once, complete and with its owner and mode: written beside it, then renamed.
+SCRIPT = f"""
+set -eu
+umask 077
+[ -f {STAGE}/manifest ] || {{ echo 'the files of this delivery are gone: run up again'; exit 1; }}
+owner=$(cat {STAGE}/owner)
+if [ -d {VOLUME} ]; then
+    chmod 0755 {VOLUME}
+    while read -r number mode name; do
+        [ -n "$number" ] || continue
+        path={VOLUME}/$name
+        directory=${{path%/*}}
+        mkdir -p -m 0755 "$directory"
+        while [ "$directory" != {VOLUME} ]; do chmod 0755 "$directory"; directory=${{directory%/*}}; done
+        if [ -d "$path" ]; then rm -rf "$path"; fi
+        temporary={VOLUME}/.kit-new
+        tail -c +2 "{STAGE}/files/$number" >"$temporary"
+        chown "$owner" "$temporary"
+        chmod "$mode" "$temporary"
+        mv -f "$temporary" "$path"
+    done <{STAGE}/manifest
+    cut -d ' ' -f 3- {STAGE}/manifest >{STAGE}/wanted
+    cd {VOLUME}
+    find . ! -type d | while read -r found; do
+        grep -qxF "${{found#./}}" {STAGE}/wanted || rm -f "$found"
+    done
+    find . -depth -mindepth 1 -type d -empty -exec rmdir {{}} ';'
+    cd /
+fi
+while read -r number owner mode; do
+    [ -n "$number" ] || continue
+    top=/data/$number
+    [ "$(stat -c %u:%g "$top")" = "$owner" ] || chown "$owner" "$top"
+    [ "0$(stat -c %a "$top")" = "$mode" ] || chmod "$mode" "$top"
+done <{STAGE}/ownership
+rm -rf {STAGE}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +81,8 @@ class Ownership:
 class FileDeliveryArgs:
     """image: has a BusyBox-like sh. volume_name: None when there are no files, only owners to set.
 
-    uid_gid owns every file. digest_key: the stack's DigestKey, so that change markers tell nothing about a weak
-    secret.
+    The volume is ours alone: what is not in `files` is removed from it. uid_gid owns every file; directories are
+    root's, 0755. digest_key: the stack's DigestKey, so that change markers tell nothing about a weak secret.
     """
 
     container_name: str
@@ -44,6 +95,21 @@ class FileDeliveryArgs:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     after: After = ()
 
+    def __post_init__(self) -> None:
+        if self.files and self.volume_name is None:
+            raise ValueError(f"{self.container_name}: files need a volume")
+        for file in self.files:
+            if not NAME.fullmatch(file.name) or {".", ".."} & set(file.name.split("/")):
+                raise ValueError(f"{self.container_name}: {file.name!r} is no plain relative file name")
+            if not MODE.fullmatch(file.mode):
+                raise ValueError(f"{self.container_name}: {file.mode!r} is no mode like '0400'")
+        for owner in (self.uid_gid, *(ownership.owner for ownership in self.ownership)):
+            if not OWNER.fullmatch(owner):
+                raise ValueError(f"{self.container_name}: {owner!r} is not uid:gid in numbers")
+        for ownership in self.ownership:
+            if not MODE.fullmatch(ownership.mode):
+                raise ValueError(f"{self.container_name}: {ownership.mode!r} is no mode like '0700'")
+
 
 class FileDelivery(pulumi.ComponentResource):
     """`.restart_digest` and `.reload_digest` change with the files; neither is secret nor says anything about them."""
@@ -54,4 +120,55 @@ class FileDelivery(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: FileDeliveryArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:FileDelivery", name, None, opts)
-        raise NotImplementedError
+        files = sorted(args.files, key=lambda file: file.name)
+        job = Job(
+            f"{name}-files",
+            JobArgs(
+                container_name=args.container_name,
+                image=args.image,
+                user="0:0",
+                command=("sh", "-c", SCRIPT),
+                capabilities=CAPABILITIES,
+                files=staged(files, args.uid_gid, args.ownership),
+                files_dir=STAGE,
+                mounts=[
+                    *([] if args.volume_name is None else [VolumeMount(volume=args.volume_name, path=VOLUME)]),
+                    *(
+                        VolumeMount(volume=ownership.volume, path=f"/data/{number}")
+                        for number, ownership in enumerate(args.ownership)
+                    ),
+                ],
+                memory_mb=64,
+                timeout_s=120,
+                labels={**args.labels, "aikit.kind": "files"},
+                after=args.after,
+            ),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.restart_digest = digest(args.digest_key, [file for file in files if file.restarts], args.uid_gid)
+        self.reload_digest = digest(args.digest_key, [file for file in files if not file.restarts], args.uid_gid)
+        self.done = job.done
+        self.register_outputs({"restart_digest": self.restart_digest, "reload_digest": self.reload_digest})
+
+
+def staged(files: Sequence[Content], owner: str, ownership: Sequence[Ownership]) -> list[Content]:
+    """What the job gets: numbered files, and lists of names, modes and owners."""
+    manifest = "".join(f"{number} {file.mode} {file.name}\n" for number, file in enumerate(files))
+    owners = "".join(f"{number} {owned.owner} {owned.mode}\n" for number, owned in enumerate(ownership))
+    return [
+        Content(name="manifest", content=manifest or "\n"),
+        Content(name="owner", content=f"{owner}\n"),
+        Content(name="ownership", content=owners or "\n"),
+        *(
+            Content(name=f"files/{number}", content=pulumi.Output.concat("=", file.content))
+            for number, file in enumerate(files)
+        ),
+    ]
+
+
+def digest(key: pulumi.Input[str], files: Sequence[Content], owner: str) -> pulumi.Output[str]:
+    """Changes with names, modes, contents and owner."""
+    parts: list[pulumi.Input[str]] = [owner]
+    for file in files:
+        parts += [file.name, file.mode, file.content]
+    return open_digest(key, parts)

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_keycloak as keycloak
 
+from components.capabilities import supported
+from components.common import child
+
+CLIENT_TIMEOUT_S = 60  # the provider's default of 5 s is less than a Pi needs for the first login after a start
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeycloakAccessArgs:
-    """url: a literal, the same whether Keycloak runs or not. client_id: a service client of the master realm."""
+    """url: a literal, the same whether Keycloak runs or not, so that its being replaced leaves all this alone.
+
+    client_id: a service client of the master realm. It is not the bootstrap user, whose password cannot be changed
+    by setting it anew.
+    """
 
     url: str
     client_id: str
@@ -26,4 +35,19 @@ class KeycloakAccess(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: KeycloakAccessArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:keycloak:Access", name, None, opts)
-        raise NotImplementedError
+        self.provider = keycloak.Provider(
+            name,
+            url=args.url,
+            realm=args.realm,
+            client_id=args.client_id,
+            client_secret=pulumi.Output.secret(args.client_secret),
+            base_path="",
+            # With True every preview, and every `up` that has nothing to do with Keycloak, fails while it is down.
+            initial_login=False,
+            client_timeout=CLIENT_TIMEOUT_S,
+            root_ca_certificate=args.ca_pem,
+            tls_insecure_skip_verify=False,
+            **supported("pulumi:providers:keycloak", {}),
+            opts=child(self),
+        )
+        self.register_outputs({})

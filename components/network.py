@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_docker as docker
+
+from components.common import child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,4 +27,15 @@ class Network(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:Network", name, None, opts)
-        raise NotImplementedError
+        network = docker.Network(
+            name,
+            name=args.network_name,
+            driver="bridge",
+            internal=args.internal,
+            labels=[docker.NetworkLabelArgs(label=key, value=args.labels[key]) for key in sorted(args.labels)],
+            # A network cannot go while containers are on it: replacing one takes its containers down first, which is
+            # not worth a label.
+            opts=child(self, delete_before_replace=True, ignore_changes=["labels"]),
+        )
+        self.network_name = network.name
+        self.register_outputs({"network_name": self.network_name})

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import pulumi
 
 from components.common import After, Done, VolumeMount
+from components.job import Job, JobArgs
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReloadArgs:
     """command: checks the delivered files, then signals the service, which is process 1 of what the job sees.
 
-    It runs in the service's own image, as its user, in its process namespace, with no network.
+    It runs in the service's own image, as its user, in its process namespace, with no network. A check that fails
+    fails the deployment and leaves the service running with what it had.
     """
 
     container_name: str
@@ -23,6 +25,7 @@ class ReloadArgs:
     user: str
     command: Sequence[str]
     reload_digest: pulumi.Input[str]
+    digest_key: pulumi.Input[str]
     mounts: Sequence[VolumeMount] = ()
     memory_mb: int = 128
     timeout_s: int = 60
@@ -37,4 +40,23 @@ class Reload(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ReloadArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:Reload", name, None, opts)
-        raise NotImplementedError
+        job = Job(
+            f"{name}-job",
+            JobArgs(
+                container_name=args.container_name,
+                image=args.image,
+                user=args.user,
+                command=args.command,
+                mounts=args.mounts,
+                pid_of=args.target,
+                triggers=[args.reload_digest],
+                digest_key=args.digest_key,
+                memory_mb=args.memory_mb,
+                timeout_s=args.timeout_s,
+                labels={**args.labels, "aikit.kind": "reload"},
+                after=args.after,
+            ),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.done = job.done
+        self.register_outputs({})

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_docker as docker
+
+from components.common import child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +29,20 @@ class DataVolume(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: VolumeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:DataVolume", name, None, opts)
-        raise NotImplementedError
+        volume = docker.Volume(
+            name,
+            name=args.volume_name,
+            driver="local",
+            labels=[docker.VolumeLabelArgs(label=key, value=args.labels[key]) for key in sorted(args.labels)],
+            # Every property of a volume replaces it, data and all: a label must never do that.
+            opts=child(
+                self,
+                protect=args.protect,
+                retain_on_delete=args.keep,
+                delete_before_replace=True,
+                ignore_changes=["labels", "driver_opts"],
+            ),
+        )
+        self.volume = volume
+        self.volume_name = volume.name
+        self.register_outputs({"volume_name": self.volume_name})
