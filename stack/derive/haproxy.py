@@ -20,12 +20,14 @@ resolvers docker
     hold obsolete 30s
 """
 
-SERVER_DEFAULTS = "check inter 3s fall 3 rise 2 resolvers docker init-addr none resolve-prefer ipv4"
+SERVER_DEFAULTS = (
+    "check inter 3s fastinter 1s downinter 1s fall 3 rise 2 resolvers docker init-addr none resolve-prefer ipv4"
+)
 
 HEALTH = f"""
 frontend healthz
     bind 127.0.0.1:{HEALTH_PORT}
-    no log
+    http-request set-log-level silent
     http-request return status 200 content-type text/plain string "ok" if {{ path /healthz }}
     http-request return status 404
 """

@@ -120,6 +120,7 @@ def _public(plan: Plan, fronts: list[str]) -> str:
         and not plan.settings.domain.endswith("localhost")
         else ""
     )
+    known = f"{{ {_HOST} -m str {_hosts(plan)} }}"
     return f"""frontend https
 {binds}
     # Answers stream for as long as a model talks.
@@ -131,8 +132,9 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.https_port}
-{hsts}
-{"".join(fronts)}    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)}
+{hsts}    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} unless {known}
+
+{"".join(fronts).rstrip()}
 """
 
 
