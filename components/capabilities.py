@@ -1,8 +1,8 @@
 """One gate for arguments that came after the oldest provider plugin we run with.
 
 Where the plugins were built from package registries they are older than the SDKs and refuse arguments they do
-not know. `AIKIT_PLUGIN_CAPABILITIES` then names a JSON file {plugin: {token: [property names as in the schema]}};
-without it the official plugins are in use and everything is supported.
+not know. `AIKIT_PLUGIN_CAPABILITIES` then names a JSON file {plugin: {token: {"inputs": [property names]}}}, nested
+names with dots; without it the official plugins are in use and everything is supported.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ VARIABLE = "AIKIT_PLUGIN_CAPABILITIES"
 _dropped: set[tuple[str, str]] = set()
 
 
-def supported(token: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def supported(token: str, arguments: Mapping[str, Any], *, under: str = "") -> dict[str, Any]:
     """The arguments (snake_case, as the SDK takes them) that the plugin of resource `token` knows.
 
-    A plugin or token that the file does not list is taken to know everything: the gate only ever removes what
-    it was told is missing.
+    `under`: path of the nested object they belong to ("securityDefenses.bruteForceDetection"). A token that the
+    file does not list is taken to know everything: the gate only ever removes what it was told is missing.
     """
     known = _known(os.environ.get(VARIABLE, "")).get(token)
     if known is None:
         return dict(arguments)
+    prefix = f"{under}." if under else ""
     kept: dict[str, Any] = {}
     for name, value in arguments.items():
-        if camel(name) in known:
+        path = prefix + camel(name)
+        if path in known:
             kept[name] = value
         else:
-            _dropped.add((token, name))
+            _dropped.add((token, path))
     return kept
 
 
 def dropped() -> frozenset[tuple[str, str]]:
-    """(token, argument) of everything this process left out: what only the official plugin proves."""
+    """(token, property) of everything this process left out: what only the official plugin proves."""
     return frozenset(_dropped)
 
 
@@ -52,5 +54,5 @@ def camel(name: str) -> str:
 def _known(path: str) -> Mapping[str, frozenset[str]]:
     if not path:
         return {}
-    read = cast(dict[str, dict[str, list[str]]], json.loads(Path(path).read_text(encoding="utf-8")))
-    return {token: frozenset(names) for tokens in read.values() for token, names in tokens.items()}
+    read = cast(dict[str, dict[str, dict[str, list[str]]]], json.loads(Path(path).read_text(encoding="utf-8")))
+    return {token: frozenset(known["inputs"]) for tokens in read.values() for token, known in tokens.items()}

@@ -92,7 +92,5 @@ class LeafCertificate(pulumi.ComponentResource):
             opts=child(self),
         )
         self.certificate_pem = certificate.cert_pem
-        self.pem = pulumi.Output.secret(
-            pulumi.Output.concat(key.private_key_pem, certificate.cert_pem, args.ca.ca_pem)
-        )
+        self.pem = pulumi.Output.secret(pulumi.Output.concat(key.private_key_pem, certificate.cert_pem, args.ca.ca_pem))
         self.register_outputs({"certificate_pem": self.certificate_pem})

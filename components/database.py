@@ -30,7 +30,7 @@ class Database(pulumi.ComponentResource):
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:Database", name, None, opts)
         job = Job(
-            f"{name}-job",
+            name,
             replace(
                 args.job,
                 env={

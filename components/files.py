@@ -122,7 +122,7 @@ class FileDelivery(pulumi.ComponentResource):
         super().__init__("aikit:docker:FileDelivery", name, None, opts)
         files = sorted(args.files, key=lambda file: file.name)
         job = Job(
-            f"{name}-files",
+            name,
             JobArgs(
                 container_name=args.container_name,
                 image=args.image,

@@ -111,7 +111,8 @@ class Job(pulumi.ComponentResource):
                 return container
             if made_by != THIS_RUN:
                 return self._attempt(number + 1, [container])
-            raise JobFailed(_failure(self._name, self._args, int(str(code)), str(log or ""), [str(c) for c in contents]))
+            hidden = [str(content) for content in contents]
+            raise JobFailed(_failure(self._name, self._args, int(str(code)), str(log or ""), hidden))
 
         known = [file.content for file in self._args.files]
         seen = pulumi.Output.all(container.exit_code, container.hostname, container.container_logs, *known)

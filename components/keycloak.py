@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_keycloak as keycloak
 
-from components.capabilities import supported
 from components.common import child
 
 CLIENT_TIMEOUT_S = 60  # the provider's default of 5 s is less than a Pi needs for the first login after a start
@@ -47,7 +46,6 @@ class KeycloakAccess(pulumi.ComponentResource):
             client_timeout=CLIENT_TIMEOUT_S,
             root_ca_certificate=args.ca_pem,
             tls_insecure_skip_verify=False,
-            **supported("pulumi:providers:keycloak", {}),
             opts=child(self),
         )
         self.register_outputs({})

@@ -41,7 +41,7 @@ class Reload(pulumi.ComponentResource):
     def __init__(self, name: str, args: ReloadArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:docker:Reload", name, None, opts)
         job = Job(
-            f"{name}-job",
+            name,
             JobArgs(
                 container_name=args.container_name,
                 image=args.image,

@@ -50,12 +50,14 @@ class Probe:
 class Limits:
     """Hard limits, in MB and CPUs. No swap. shm_mb 0 is the engine's default.
 
-    There is none for processes: the provider has no argument for it, and `ulimit nproc` counts what the same user
-    id runs on the whole host. The memory limit, to which kernel stacks are charged, is what stops a fork bomb.
+    pids only becomes a label (aikit.pids): the provider has no argument for it, and `ulimit nproc` counts what the
+    same user id runs on the whole host. `docker update --pids-limit` can set it, and the provider leaves it alone.
+    Until then the memory limit, to which kernel stacks are charged, is what stops a fork bomb.
     """
 
     memory_mb: int
     cpus: float
+    pids: int = 256
     cpuset: str = ""
     gpu: bool = False
     shm_mb: int = 0
@@ -102,6 +104,7 @@ class Service(pulumi.ComponentResource):
         limits = args.limits
         marks: dict[str, pulumi.Input[str]] = {
             **args.labels,
+            "aikit.pids": str(limits.pids),
             "aikit.given": given(
                 entrypoint=args.entrypoint, command=args.command, env=args.env, shm_size=limits.shm_mb
             ),
