@@ -163,12 +163,10 @@ class _Closure:
 
     def run(self) -> None:
         self._add(name for name, profiles in self.wanted.items() if profiles and self._possible(name))
-        while True:
-            missing = next((role for role in Role if role not in self.providers and self._role_users(role)), None)
-            if missing is None:
-                break
-            if not self._provide(missing):
-                self.providers[missing] = ""
+        while unmet := [role for role in Role if role not in self.providers and self._role_users(role)]:
+            # One with a choice comes last: what the others bring may settle it.
+            role = next((role for role in unmet if not self._must_choose(role)), unmet[0])
+            self.providers[role] = self._provide(role)
         self.providers = {role: name for role, name in self.providers.items() if name}
         for role, name in self.providers.items():
             for user in self._role_users(role):
@@ -225,28 +223,34 @@ class _Closure:
     def _role_users(self, role: Role) -> list[str]:
         return [name for name in sorted(self.chosen) if role in needed_roles(self.catalog[name])]
 
-    def _provide(self, role: Role) -> bool:
-        """Find and choose who has the role. False, with a problem noted, when nobody or more than one could."""
-        holders_of = [name for name in sorted(self.catalog) if role in self.catalog[name].roles]
-        candidates = [name for name in holders_of if self._possible(name)]
-        already = [name for name in candidates if name in self.chosen]
-        users = self._role_users(role)
-        if already or len(candidates) == 1:
-            self.providers[role] = (already or candidates)[0]
-            self._add(candidates if not already else [])
-            return True
+    def _candidates(self, role: Role) -> list[str]:
+        """Who could have the role: those chosen already, else whoever can be had."""
+        able = [name for name in sorted(self.catalog) if role in self.catalog[name].roles and self._possible(name)]
+        return [name for name in able if name in self.chosen] or able
+
+    def _must_choose(self, role: Role) -> bool:
+        candidates = self._candidates(role)
+        return len(candidates) > 1 and not self.chosen & set(candidates)
+
+    def _provide(self, role: Role) -> str:
+        """Find and choose who has the role. "", with a problem noted, when nobody or more than one could."""
+        candidates, users = self._candidates(role), self._role_users(role)
+        if candidates and not self._must_choose(role):
+            self._add(candidates[:1])
+            return candidates[0]
         if candidates:
             others = ", ".join(candidates[1:])
             what = f"{' and '.join(candidates)} can all be the {role}"
             fix = f"{', '.join(users)} asks for one: choose by leaving the others out (without: [{others}])"
             self.unmet.append(Problem(where=f"role {role}", what=what, fix=fix))
-        elif holders_of:
-            for name in holders_of:
-                self.requesters.setdefault(name, set()).update(users)
-        else:
+            return ""
+        holders_of = [name for name, spec in self.catalog.items() if role in spec.roles]
+        for name in holders_of:
+            self.requesters.setdefault(name, set()).update(users)
+        if not holders_of:
             fix = f"{', '.join(users)} asks for it: one service must have roles={{Role.{role.name}}}"
             self.unmet.append(Problem(where=f"role {role}", what="no service has it", fix=fix))
-        return False
+        return ""
 
 
 def _unknown_names(settings: Settings, catalog: Mapping[str, ServiceSpec]) -> Iterator[Problem]:

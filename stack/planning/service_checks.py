@@ -223,8 +223,9 @@ def mounts(selection: Selection) -> Iterator[Problem]:
                     fix = "each needs a path of its own"
                     yield Problem(where=where, what=f"{mount.path} is mounted twice", fix=fix)
                 paths.add(mount.path)
+        misspelt = used - volumes  # most likely what should have mounted the one that nothing mounts
         for volume in spec.volumes:
-            if volume.name not in used:
+            if volume.name not in used and not misspelt:
                 fix = "mount it where its data is written, or take it out"
                 yield Problem(where=at(spec, "volumes", volume.name), what="is mounted nowhere", fix=fix)
 

@@ -1,0 +1,72 @@
+"""What every layer of tests shares: goldens, the live marker, hypothesis's settings."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples on every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks for new ones.
+_COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+hypothesis_settings.register_profile("fast", max_examples=100, derandomize=True, **_COMMON)
+hypothesis_settings.register_profile("explore", max_examples=5000, print_blob=True, **_COMMON)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+_left_out = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--live", action="store_true", help="run the live layer too: real engine, providers, servers")
+    parser.addoption("--update-goldens", action="store_true", help="write the goldens instead of comparing with them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --live or a -m of one's own, only the fast layer runs."""
+    live = [item for item in items if item.get_closest_marker("live")]
+    if not live or config.getoption("--live") or config.getoption("-m"):
+        return
+    config.stash[_left_out] = len(live)
+    config.hook.pytest_deselected(items=live)
+    items[:] = [item for item in items if not item.get_closest_marker("live")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = config.stash.get(_left_out, 0)
+    if left_out:
+        terminalreporter.write_line(f"Fast layer only: {left_out} live tests left out. All of it: ./kit test")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's directory."""
+    return ROOT
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """golden(file, text): the text must be what the file, named from the project's top, holds.
+
+    --update-goldens writes it.
+    """
+
+    def compare(name: str, text: str) -> None:
+        path = ROOT / name
+        if request.config.getoption("--update-goldens"):
+            path.write_text(text, encoding="utf-8")
+            return
+        if not path.is_file():
+            pytest.fail(f"{name} is not there: pytest --update-goldens", pytrace=False)
+        expected = path.read_text(encoding="utf-8")
+        if text != expected:
+            diff = difflib.unified_diff(expected.splitlines(), text.splitlines(), name, "now", lineterm="", n=2)
+            report = "\n".join([*diff, "", "If this is meant: pytest --update-goldens, and commit the change."])
+            pytest.fail(f"{name} differs:\n{report}", pytrace=False)
+
+    return compare
