@@ -237,7 +237,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     python = venv.ensure()
     if Path(sys.prefix).resolve() != python.parent.parent.resolve():
         sys.stdout.flush()
-        os.execv(python, [str(python), str(ROOT / "kit"), *argv])
+        os.execv(python, [str(python), str(ROOT / "kit"), *argv])  # noqa: S606
     module, function = verb.run.split(":")
     run: Run = getattr(importlib.import_module(module), function)
     return run(arguments)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TextIO
+
+from ops.progress import duration
 
 OK, WARN, FAIL, NOTE = "✓", "!", "✗", "·"
 _COLOURS = {OK: "32", WARN: "33", FAIL: "31", NOTE: "2"}
@@ -69,21 +68,6 @@ def complain(error: KitError) -> None:
     print(f"{mark(FAIL, sys.stderr)} {error.render()}", file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min 05 s."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def megabytes(count: float) -> str:
-    """1,234 MB."""
-    return f"{count:,.0f} MB"
-
-
 def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
     """Aligned columns, two spaces apart; `right` lists the columns that are right-aligned. No trailing blanks."""
     if not rows:
@@ -96,52 +80,3 @@ def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) ->
         ).rstrip()
         for row in rows
     ]
-
-
-class Waiting:
-    """One thing that takes a while. `text` may change; it shows after two seconds, and again every 15 in a pipe."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._started = time.monotonic()
-        self._stop = threading.Event()
-        self._live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def _show(self) -> None:
-        wait = 2.0
-        while not self._stop.wait(wait):
-            seconds = time.monotonic() - self._started
-            if self._live:
-                print(f"\r\x1b[2K  … {self.text}  {duration(seconds)}", end="", flush=True)
-                wait = 0.2
-            else:
-                say(f"  … {self.text}  {duration(seconds)}")
-                wait = 15.0
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> float:
-        """Take the line away; the seconds it took."""
-        self._stop.set()
-        self._thread.join()
-        if self._live:
-            print("\r\x1b[2K", end="", flush=True)
-        return time.monotonic() - self._started
-
-
-@contextmanager
-def waiting(text: str, finished: str | None = None) -> Iterator[Waiting]:
-    """Show that something is going on, and a tick with the time when it ends well ("" for no tick)."""
-    line = Waiting(text)
-    line.start()
-    try:
-        yield line
-    except BaseException:
-        line.stop()
-        raise
-    seconds = line.stop()
-    message = text if finished is None else finished
-    if message:
-        done(message, seconds)

@@ -13,14 +13,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ops import console
 from ops.console import KitError
 from ops.paths import ROOT
+from ops.progress import Progress, Step
 
 REQUIREMENTS = ROOT / "requirements.txt"
 STAMP = "ai-kit.stamp"
@@ -88,23 +87,21 @@ def make(venv: Path, requirements: bytes) -> None:
             f"cannot write {venv.parent}, where the Python environment goes.",
             "Choose another place with AIKIT_VENV=/some/directory ./kit ...",
         )
-    started = time.monotonic()
-    _need_ensurepip()
+    progress = Progress()
+    _need_ensurepip(progress)
     version = (sys.version_info.major, sys.version_info.minor)
-    with console.waiting("making the Python environment", "") as line:
+    with progress.step("making the Python environment") as step:
         if venv.exists() and not venv.is_symlink():
             shutil.rmtree(venv)
-        _run([sys.executable, "-m", "venv", str(venv)], line, "the Python environment could not be made")
+        _run([sys.executable, "-m", "venv", str(venv)], step, "the Python environment could not be made")
         pip = [str(python_of(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        line.text = "installing Python packages"
         _run(
             [*pip, "--progress-bar", "off", "--require-hashes", "-r", str(REQUIREMENTS)],
-            line,
+            step,
             "the Python packages could not be installed",
         )
         stamp = f"{version[0]}.{version[1]} {fingerprint(requirements, version)}\n"
         (venv / STAMP).write_text(stamp, encoding="ascii")
-    console.done("Python environment", time.monotonic() - started)
 
 
 def package_of(line: str) -> str | None:
@@ -113,8 +110,7 @@ def package_of(line: str) -> str | None:
     return words[1].split("==")[0] if len(words) > 1 and words[0] == "Collecting" else None
 
 
-def _run(command: list[str], progress: console.Waiting, failure: str) -> None:
-    label = progress.text
+def _run(command: list[str], step: Step, failure: str) -> None:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", stdin=subprocess.DEVNULL
     )
@@ -123,16 +119,18 @@ def _run(command: list[str], progress: console.Waiting, failure: str) -> None:
         for line in process.stdout:
             lines.append(line.rstrip())
             if package := package_of(line):
-                progress.text = f"{label}: {package}"
+                step.note(package)
     if process.wait() != 0:
         tail = [line for line in lines if line.strip()][-4:]
         raise KitError(
             f"{failure} ({' '.join(command[:4])} ... ended with {process.returncode}).",
-            "\n".join([*tail, "pip's own settings apply (pip config list); run ./kit again when it can reach its index."]),
+            "\n".join(
+                [*tail, "pip's own settings apply (pip config list). Run ./kit again when it can reach its index."]
+            ),
         )
 
 
-def _need_ensurepip() -> None:
+def _need_ensurepip(progress: Progress) -> None:
     """Debian and Ubuntu ship venv in a package of its own: install it as root, otherwise say how."""
     if importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv"):
         return
@@ -143,7 +141,7 @@ def _need_ensurepip() -> None:
             f"sudo apt-get update && sudo apt-get install -y {package}\nthen run ./kit again.",
         )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with console.waiting(f"installing {package}"):
+    with progress.step(f"installing {package}"):
         for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
             result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if result.returncode != 0:

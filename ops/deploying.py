@@ -1,0 +1,121 @@
+"""`pulumi up` with calm progress: a line for whatever took longer than two seconds, short errors, the rest in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ops import console
+from ops.console import KitError
+from ops.enginestate import JOB_KIND, KIND_LABEL, look
+from ops.events import Digest, Follower, short
+from ops.progress import Progress, Step, duration
+from ops.pulumirun import PARALLEL, Pulumi
+from ops.session import Session
+
+WORTH_A_LINE_S = 2.0
+LOOK_AT_JOBS_S = 3.0
+
+
+class ProgressTracker:
+    """Shows the events of an update on one step, and a line for each thing that took a while."""
+
+    def __init__(self, progress: Progress, step: Step, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._step = step
+        self._clock = clock
+        self._running: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, str] = {}  # what running jobs say, by name
+
+    def begin(self, key: str, text: str) -> None:
+        self._running[key] = (text, self._clock())
+        self.show()
+
+    def end(self, key: str, *, ok: bool) -> None:
+        text, started = self._running.pop(key, ("", 0.0))
+        took = self._clock() - started
+        if text and (took >= WORTH_A_LINE_S or not ok):
+            name = text.split(":")[0]
+            symbol = console.mark(console.OK if ok else console.FAIL)
+            self._progress.line(f"  {symbol} {name} ({duration(took)})")
+        self.show()
+
+    def job_says(self, said: dict[str, str]) -> None:
+        """The last line of the log of every running job."""
+        self._said = said
+        self.show()
+
+    def show(self) -> None:
+        """The slowest first: they are what one waits for."""
+        now = self._clock()
+        slow = sorted((started, text.split(":")[0]) for text, started in self._running.values())
+        names = [f"{name} {duration(now - started)}" for started, name in slow if now - started >= WORTH_A_LINE_S][:4]
+        names += [f"{name}: {text}" for name, text in sorted(self._said.items())]
+        self._step.note(", ".join(names))
+
+
+class JobWatcher:
+    """Follows the logs of the stack's jobs: a first pull of a model takes minutes, and the state tells nothing."""
+
+    def __init__(self, session: Session, tracker: ProgressTracker) -> None:
+        self._session = session
+        self._tracker = tracker
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *unused: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_AT_JOBS_S):
+            try:
+                self._tracker.job_says(self._look())
+            except Exception:  # noqa: S112 - progress is a courtesy: the update itself tells what is wrong
+                continue
+
+    def _look(self) -> dict[str, str]:
+        said: dict[str, str] = {}
+        for container in look(self._session.docker.get, self._session.stack).containers:
+            if container.state == "running" and container.labels.get(KIND_LABEL) == JOB_KIND:
+                line = self._session.docker.logs(container.id, tail=1).strip().replace("\r", "\n").split("\n")[-1]
+                if line:
+                    said[container.name.removeprefix(self._session.prefix)] = line.strip()[:60]
+        return said
+
+
+def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, title: str) -> Digest:
+    """Bring the stack to its configuration. KitError with what failed and where to read more."""
+    with progress.step(title) as step:
+        tracker = ProgressTracker(progress, step)
+        follower = Follower(tracker, session.prefix)
+        with JobWatcher(session, tracker):
+            code = pulumi.follow(
+                "up",
+                "--yes",
+                "--skip-preview",
+                "--suppress-outputs",
+                "--parallel",
+                PARALLEL,
+                log=log,
+                feed=follower.feed,
+            )
+        if code != 0:
+            step.note("")
+            raise failed(follower.digest, log, session.stack)
+    return follower.digest
+
+
+def failed(digest: Digest, log: Path, stack: str) -> KitError:
+    """What a person has to know about a failed update."""
+    seen = dict.fromkeys(short(failure) for failure in digest.failures)
+    if not seen:
+        tail = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-6:]
+        seen = dict.fromkeys(tail)
+    fix = f"Everything: {log}\nWhat is up stays up; once it is mended, ./kit up {stack} goes on from here."
+    return KitError("\n".join([f"{len(digest.failures) or 1} failed:", *(f"  {text}" for text in seen)]), fix)

@@ -1,0 +1,460 @@
+"""Pre-flight: is this machine fit for this plan? Facts are gathered in facts.py; deciding about them is pure.
+
+Every finding says what was looked at, what is wrong, and the command or setting that mends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+
+from ops import console
+from ops.console import KitError
+from stack.model import Arch, Problem
+from stack.plan import Plan
+
+MINIMUM_API = (1, 41)  # what Debian 12 ships, and what the tests run on
+MINIMUM_STATE_MB = 200
+BUILD_MB = 8000  # bases, build caches and the images that are made of them, where none can be pulled
+EARLIEST_YEAR = 2026  # a clock before the first release is a clock that was never set
+MAX_SKEW_S = 30
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One finding. `where` is what was looked at; `fix` is empty when nothing is wrong."""
+
+    name: str
+    level: Level
+    what: str
+    fix: str = ""
+
+
+class EngineTrouble(StrEnum):
+    """Why the engine does not answer."""
+
+    MISSING = "missing"  # no socket, no program
+    STOPPED = "stopped"  # the program is there, nothing listens
+    DENIED = "denied"
+    UNREACHABLE = "unreachable"  # a remote one, or a broken answer
+
+
+class Passphrase(StrEnum):
+    """Whether the passphrase opens the stack's secrets."""
+
+    NEW = "new"  # there are none yet
+    FITS = "fits"
+    UNFIT = "unfit"  # wrong, or gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What the engine says about itself."""
+
+    version: str
+    api: tuple[int, int]
+    memory_limit: bool
+    memory_mb: int
+    cpus: int
+    arch: str
+    runtimes: frozenset[str]
+    system: str
+    root: str
+    skew_s: float
+    images: frozenset[str] = frozenset()  # references and ids it holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortUse:
+    """A host port the plan wants, and who has it: "" nobody, a stack's name, or somebody else."""
+
+    address: str
+    port: int
+    stack: str = ""
+    holder: str = ""
+    address_missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything that was found out about a machine. None: could not or need not be found out."""
+
+    engine: EngineFacts | None
+    trouble: EngineTrouble | None = None
+    trouble_text: str = ""
+    endpoint: str = "/var/run/docker.sock"
+    remote: bool = False
+    root_user: bool = False
+    page_size: int = 4096
+    arch: str = "amd64"
+    year: int = EARLIEST_YEAR
+    engine_free_mb: int | None = None
+    state_free_mb: int | None = None
+    state_directory: str = ""
+    ports: tuple[PortUse, ...] = ()
+    unresolved: tuple[str, ...] = ()
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    toolchain_missing: tuple[str, ...] = ()
+    passphrase: Passphrase | None = Passphrase.FITS  # None: cannot be said before the toolchain is there
+    passphrase_problem: tuple[str, str] = ("", "")
+    lock_problem: tuple[str, str] = ("", "")
+    stale_locks: int = 0
+    images: str = "registry"
+    registries_silent: tuple[str, ...] = ()
+    foreign: str = ""
+    lost_volumes: tuple[str, ...] = ()
+
+
+def examine(facts: Facts, plan: Plan | None, stack: str) -> tuple[Check, ...]:
+    """Every finding about this machine for this plan; what needs no plan where the plan has problems of its own."""
+    return tuple(_all(facts, plan, stack))
+
+
+def problems(checks: Iterable[Check]) -> tuple[Problem, ...]:
+    """The failed checks, as problems to report together with those of the plan."""
+    return tuple(
+        Problem(where=check.name, what=check.what, fix=check.fix) for check in checks if check.level is Level.FAIL
+    )
+
+
+def _all(facts: Facts, plan: Plan | None, stack: str) -> Iterator[Check]:
+    yield from _engine(facts)
+    if facts.engine:
+        yield from _engine_fits(facts.engine)
+    if facts.engine and plan:
+        yield from _plan_fits(facts.engine, plan)
+    if plan:
+        yield from _disk(facts, plan)
+        yield from _ports(facts, plan)
+        yield from _names(facts, plan)
+    yield from _state_disk(facts)
+    yield _clock(facts)
+    yield from _page_size(facts)
+    yield from _toolchain(facts)
+    yield from _state(facts, stack)
+    yield _images(facts)
+
+
+def _ok(name: str, what: str) -> Check:
+    return Check(name=name, level=Level.OK, what=what)
+
+
+def _warn(name: str, what: str, fix: str) -> Check:
+    return Check(name=name, level=Level.WARN, what=what, fix=fix)
+
+
+def _fail(name: str, what: str, fix: str) -> Check:
+    return Check(name=name, level=Level.FAIL, what=what, fix=fix)
+
+
+# ------------------------------------------------------------------------------------------------------- engine
+
+
+def _engine(facts: Facts) -> Iterator[Check]:
+    name = "docker"
+    match facts.trouble:
+        case None:
+            pass
+        case EngineTrouble.MISSING:
+            how = (
+                "./kit up installs it"
+                if facts.root_user
+                else "sudo apt-get install -y docker.io, or run ./kit up as root"
+            )
+            yield _fail(name, "is not installed", how)
+        case EngineTrouble.STOPPED:
+            yield _fail(name, f"is installed, but nothing listens at {facts.endpoint}", "sudo systemctl start docker")
+        case EngineTrouble.DENIED:
+            yield _fail(
+                name,
+                f"may not be used by this user ({facts.endpoint}: permission denied)",
+                "sudo usermod -aG docker $USER, then log in again; whoever is in that group is root on this machine",
+            )
+        case EngineTrouble.UNREACHABLE:
+            fix = (
+                "check ai-kit:dockerHost, and that ssh to it works without a password"
+                if facts.remote
+                else ("sudo systemctl restart docker; its log: journalctl -u docker -n 50")
+            )
+            yield _fail(name, f"does not answer at {facts.endpoint}: {facts.trouble_text}", fix)
+    if facts.engine:
+        engine = facts.engine
+        version = ".".join(map(str, engine.api))
+        if engine.api < MINIMUM_API:
+            wanted = ".".join(map(str, MINIMUM_API))
+            yield _fail(name, f"{engine.version} speaks API {version}, {wanted} is needed", "upgrade the Docker engine")
+        else:
+            yield _ok(name, f"{engine.version} (API {version}) on {engine.system or engine.arch}")
+
+
+def _engine_fits(engine: EngineFacts) -> Iterator[Check]:
+    if engine.memory_limit:
+        yield _ok("memory cgroup", "limits apply")
+    else:
+        yield _fail(
+            "memory cgroup",
+            "is off: memory limits would be ignored and one service could starve all others",
+            "append `cgroup_enable=memory cgroup_memory=1` to the one line of /boot/firmware/cmdline.txt, then reboot",
+        )
+    if abs(engine.skew_s) > MAX_SKEW_S:
+        yield _fail(
+            "clock",
+            f"the engine's is {abs(engine.skew_s):.0f} s {'ahead' if engine.skew_s > 0 else 'behind'}",
+            "logins and certificates need the right time on both machines: sudo timedatectl set-ntp true",
+        )
+
+
+def _plan_fits(engine: EngineFacts, plan: Plan) -> Iterator[Check]:
+    yield _memory(engine, plan)
+    yield from _processors(engine, plan)
+    arches = {str(arch) for arch in plan.host.arches}
+    if engine.arch not in arches:
+        yield _fail(
+            "architecture",
+            f"the engine is {engine.arch}, target {plan.host.target} is {' or '.join(sorted(arches))}",
+            f"pulumi config set target <target> -s {plan.stack}, with one that has {engine.arch}",
+        )
+    else:
+        yield _ok("architecture", engine.arch)
+    if plan.host.gpu:
+        if engine.runtimes & {"nvidia", "cdi"}:
+            yield _ok("gpu", "the NVIDIA runtime is there")
+        else:
+            yield _fail(
+                "gpu",
+                "the engine has no NVIDIA runtime",
+                "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure && "
+                "sudo systemctl restart docker",
+            )
+
+
+def _memory(engine: EngineFacts, plan: Plan) -> Check:
+    wanted = sum(service.memory_mb for service in plan.running)
+    given = engine.memory_mb - plan.host.reserve_mb
+    if wanted > given:
+        return _fail(
+            "memory",
+            f"{wanted:,} MB wanted, the machine has {given:,} to give "
+            f"({engine.memory_mb:,} less {plan.host.reserve_mb:,} for the system)",
+            f"take services out (ai-kit:without) or choose smaller models; ai-kit:memoryMb: {engine.memory_mb} makes "
+            "the plan know",
+        )
+    return _ok("memory", f"{wanted:,} of {given:,} MB")
+
+
+def _processors(engine: EngineFacts, plan: Plan) -> Iterator[Check]:
+    wrong = False
+    for service in plan.running:
+        for container in service.containers:
+            limits = container.limits
+            highest = max((int(n) for n in limits.cpuset.replace("-", ",").split(",") if n), default=-1)
+            if limits.cpus > engine.cpus or highest >= engine.cpus:
+                wrong = True
+                wanted = f"CPUs {limits.cpuset}" if highest >= 0 else f"{limits.cpus:g} CPUs"
+                yield _fail(
+                    "cpus",
+                    f"{container.host_name} may use {wanted}, the machine has {engine.cpus}",
+                    f"the engine would refuse it: choose another target, or ai-kit:cpus: {engine.cpus}",
+                )
+    if not wrong:
+        yield _ok("cpus", str(engine.cpus))
+
+
+# -------------------------------------------------------------------------------------------------- machine
+
+
+def missing_images(facts: Facts, plan: Plan) -> dict[str, int]:
+    """Images the engine does not hold yet, with their size in MB."""
+    held = facts.engine.images if facts.engine else frozenset[str]()
+    sizes: dict[str, int] = {}
+    for service in plan.running:
+        for container in service.containers:
+            if not held_by(held, container.image):
+                sizes[container.image] = container.spec.image.size_mb
+    return sizes
+
+
+def held_by(held: frozenset[str], reference: str) -> bool:
+    """Whether the engine holds an image: it lists Docker Hub's without their registry."""
+    name, _, digest = reference.partition("@")
+    short = name.removeprefix("docker.io/").removeprefix("library/")
+    candidates = {name, short}
+    if digest:
+        candidates = {f"{candidate.rsplit(':', 1)[0]}@{digest}" for candidate in candidates}
+    return bool(candidates & held)
+
+
+def _disk(facts: Facts, plan: Plan) -> Iterator[Check]:
+    if facts.engine_free_mb is not None and facts.engine:
+        missing = missing_images(facts, plan)
+        need = BUILD_MB if missing and facts.images == "airgap" else sum(missing.values())
+        need += 1000  # databases, logs, and room to breathe
+        where = facts.engine.root
+        if facts.engine_free_mb < need:
+            yield _fail(
+                "disk",
+                f"{facts.engine_free_mb:,} MB free at {where}, about {need:,} are needed",
+                "free some: docker system df shows what the engine holds, docker image prune drops unused images",
+            )
+        else:
+            yield _ok("disk", f"{facts.engine_free_mb:,} MB free at {where}, about {need:,} needed")
+
+
+def _state_disk(facts: Facts) -> Iterator[Check]:
+    if facts.state_free_mb is not None and facts.state_free_mb < MINIMUM_STATE_MB:
+        yield _fail(
+            "disk",
+            f"{facts.state_free_mb:,} MB free at {facts.state_directory}, where the state is written",
+            f"free at least {MINIMUM_STATE_MB} MB: a state that is cut short is lost",
+        )
+
+
+def _ports(facts: Facts, plan: Plan) -> Iterator[Check]:
+    keys = {
+        plan.settings.http_port: "httpPort",
+        plan.settings.https_port: "httpsPort",
+        plan.settings.admin_port: "adminPort",
+    }
+    free: list[str] = []
+    for use in facts.ports:
+        key = keys.get(use.port, "the port")
+        other = f"set another: pulumi config set {key} <port> -s {plan.stack}"
+        if use.address_missing:
+            yield _fail(
+                "bindAddress", f"{use.address} is no address of this machine", "ip -brief address lists those it has"
+            )
+        elif use.stack and use.stack != plan.stack:
+            yield _fail(f"port {use.port}", f"is used by stack {use.stack}", other)
+        elif use.holder and use.stack != plan.stack:
+            yield _fail(f"port {use.port}", f"is used by {use.holder}", f"stop it, or {other}")
+        else:
+            free.append(str(use.port))
+    if free:
+        yield _ok("ports", f"{', '.join(free)} free or ours")
+
+
+def _names(facts: Facts, plan: Plan) -> Iterator[Check]:
+    domain = plan.settings.domain
+    if domain == "localhost" or domain.endswith(".localhost"):
+        yield _ok("names", f"browsers resolve *.{domain} to this machine by themselves")
+    elif facts.unresolved:
+        yield _warn(
+            "names",
+            f"{', '.join(facts.unresolved)} {'does' if len(facts.unresolved) == 1 else 'do'} not resolve here",
+            f"add *.{domain} to your DNS, or on each client to /etc/hosts, pointing at this machine",
+        )
+    else:
+        yield _ok("names", f"*.{domain} resolves")
+
+
+def _clock(facts: Facts) -> Check:
+    if facts.year < EARLIEST_YEAR:
+        return _fail(
+            "clock",
+            f"says it is {facts.year}: certificates made now would not be valid",
+            "sudo timedatectl set-ntp true",
+        )
+    return _ok("clock", "plausible")
+
+
+def _page_size(facts: Facts) -> Iterator[Check]:
+    if not facts.remote and facts.arch == Arch.ARM64 and facts.page_size > 4096:
+        yield _warn(
+            "page size",
+            f"the kernel uses {facts.page_size // 1024} KiB pages: programs built for 4 KiB ones end with "
+            '"Unsupported system page size"',
+            "kernel=kernel8.img in /boot/firmware/config.txt and a reboot give 4 KiB; our images run with both",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- state
+
+
+def _toolchain(facts: Facts) -> Iterator[Check]:
+    if facts.toolchain:
+        yield _ok("toolchain", ", ".join(f"{name} {version}" for name, version in facts.toolchain.items()))
+    if facts.toolchain_missing:
+        yield _warn("toolchain", f"{', '.join(facts.toolchain_missing)} not there yet", "./kit up installs it")
+
+
+def _state(facts: Facts, stack: str) -> Iterator[Check]:
+    if facts.passphrase is Passphrase.UNFIT:
+        yield _fail("passphrase", *facts.passphrase_problem)
+    elif facts.passphrase is Passphrase.FITS:
+        yield _ok("passphrase", "opens the state")
+    if facts.lock_problem[0]:
+        yield _fail("state", *facts.lock_problem)
+    elif facts.stale_locks:
+        yield _warn("state", "is locked by a run that ended without giving it back", "./kit up takes the lock away")
+    else:
+        yield _ok("state", "not locked")
+    if facts.foreign:
+        yield _fail(
+            "state",
+            f"knows nothing of stack {stack}, but {facts.foreign}",
+            f"point PULUMI_BACKEND_URL (or XDG_STATE_HOME) at its state, or give its data up: "
+            f"./kit down {stack} --data",
+        )
+    for name in facts.lost_volumes:
+        yield _fail(
+            f"volume {name}",
+            "holds data according to the state, and is gone from this host",
+            f"restore it from a backup; or give the stack's data up and start anew: ./kit down {stack} --data",
+        )
+
+
+def _images(facts: Facts) -> Check:
+    if facts.images == "registry" and facts.registries_silent:
+        return _warn(
+            "images",
+            f"{', '.join(facts.registries_silent)} did not answer",
+            "what the engine holds already will do; images that are missing cannot be pulled until it answers",
+        )
+    return _ok("images", "built here, of package registries" if facts.images == "airgap" else "from the registry")
+
+
+# ------------------------------------------------------------------------------------------------------ verb
+
+
+def render(checks: Iterable[Check]) -> list[str]:
+    """The findings as lines for a person."""
+    marks = {Level.OK: console.OK, Level.WARN: console.WARN, Level.FAIL: console.FAIL}
+    found = tuple(checks)
+    width = max((len(check.name) for check in found), default=0)
+    lines: list[str] = []
+    for check in found:
+        lines.append(f"  {console.mark(marks[check.level])} {check.name.ljust(width)}  {check.what}")
+        if check.fix:
+            lines.append(f"    {' ' * width}  {check.fix}")
+    return lines
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """./kit doctor: every check, changing nothing."""
+    from ops.facts import gather
+    from ops.session import Session
+
+    session = Session(arguments.stack)
+    plan, wrong = session.plan_or_problems()
+    checks = examine(gather(session, plan), plan, arguments.stack)
+    checks += tuple(Check(name=p.where, level=Level.FAIL, what=p.what, fix=p.fix) for p in wrong)
+    failed = sum(check.level is Level.FAIL for check in checks)
+    if arguments.json:
+        console.say(json.dumps([asdict(check) for check in checks], indent=2))
+        return 1 if failed else 0
+    for line in render(checks):
+        console.say(line)
+    console.say()
+    if failed:
+        raise KitError(f"{failed} of {len(checks)} checks failed.", "Mend them and run ./kit doctor again.")
+    console.say(f"This machine is fit for stack {arguments.stack}.")
+    return 0

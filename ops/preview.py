@@ -1,0 +1,23 @@
+"""./kit preview: what `up` would change."""
+
+from __future__ import annotations
+
+import argparse
+
+from ops.pulumirun import Pulumi, clear_stale_locks
+from ops.session import Session
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pulumi's own exit code."""
+    session = Session(arguments.stack)
+    session.plan()  # its problems first, all at once
+    pulumi: Pulumi = session.ready_pulumi()
+    clear_stale_locks(session.state)
+    session.write_config(pulumi)
+    flags = {
+        "--refresh": arguments.refresh,
+        "--diff": arguments.diff,
+        "--expect-no-changes": arguments.expect_no_changes,
+    }
+    return pulumi.through("preview", *(flag for flag, wanted in flags.items() if wanted))

@@ -1,0 +1,165 @@
+"""One stack, as a verb of ./kit works on it: its files, its plan, its engine, its toolchain."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ops import pulumirun, source
+from ops.console import KitError
+from ops.paths import ROOT
+from ops.planview import load_plan, used_images
+from ops.pulumirun import Pulumi
+from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
+from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
+from stack.model import ImagePin, Problem, SpecError
+from stack.plan import Plan, docker_prefix
+
+if TYPE_CHECKING:
+    from ops.engine import DockerApi
+    from ops.toolchain import Toolchain
+
+
+class Session:
+    """Everything a verb needs to know about a stack. Nothing is made or started before it is asked for."""
+
+    def __init__(self, stack: str, root: Path = ROOT) -> None:
+        self.stack = stack
+        self.root = root
+        self.state = StackState(root, stack)
+        self.prefix = docker_prefix(stack)
+        self.new_choice: Choices | None = None
+
+    # ---------------------------------------------------------------------------------------------- the plan
+
+    @cached_property
+    def chosen_images(self) -> str | None:
+        """Where images come from: what the stack file says, or what the first `up` chose; None before it."""
+        said = config_value(self.state.operator_config(), self.state.project, "images")
+        if said:
+            return str(said)
+        choices = self.state.choices()
+        return choices.images if choices else None
+
+    def choose_images(self) -> None:
+        """Decide where images come from, where nobody did before. `record_choice` writes it down."""
+        if self.chosen_images is None:
+            pins = used_images(load_plan(self.root, self.stack))
+            self.new_choice = source.decide(source.registry_hosts(pin.repository for pin in pins))
+            self.chosen_images = self.new_choice.images
+
+    def record_choice(self) -> Choices | None:
+        """Write a new choice down, once nothing stands in the way any more; None when there is none."""
+        if self.new_choice is not None:
+            self.state.ensure()
+            self.state.record(self.new_choice)
+        return self.new_choice
+
+    def overrides(self, *, down: bool = False) -> dict[str, Any]:
+        """What ./kit sets in the configuration on top of the stack file, by key."""
+        result: dict[str, Any] = {}
+        if self.chosen_images == source.AIRGAP:
+            result["images"] = source.AIRGAP
+            result["airgapImages"] = [f"{name}={reference}" for name, reference in sorted(self.built_images().items())]
+            choices = self.new_choice or self.state.choices()
+            if choices and choices.tiny_models:
+                result["models"] = list(TINY_CHAT)
+                result["embeddingModel"] = TINY_EMBEDDING
+        if down:
+            result["down"] = True
+        return result
+
+    def built_images(self) -> dict[str, str]:
+        """The names our own images have or will have: computed from their recipes, no engine needed."""
+        from airgap.images import recipes, reference
+
+        return {recipe.name: reference(recipe) for recipe in recipes() if not recipe.is_base}
+
+    def wanted_images(self, plan: Plan) -> list[str]:
+        """The recipes behind the plan's images, and those every stack uses: files are delivered by `tools`."""
+        known = self.built_images()
+        wanted = {pin.name for pin in used_images(plan)} | {"tools", "tiny-models"}
+        return sorted(wanted & known.keys())
+
+    def older_images(self, plan: Plan) -> list[str]:
+        """Which images that are built here are older than what the registry would have given."""
+        from airgap.images import recipes
+
+        built = {recipe.name: recipe.version for recipe in recipes()}
+        pins: dict[str, ImagePin] = {pin.name: pin for pin in used_images(plan)}
+        return source.older_than_pins({name: pin.tag for name, pin in pins.items()}, built)
+
+    def plan(self, *, down: bool = False) -> Plan:
+        """The resolved plan. SpecError with every problem when there is none."""
+        return load_plan(self.root, self.stack, self.overrides(down=down))
+
+    def plan_or_problems(self) -> tuple[Plan | None, tuple[Problem, ...]]:
+        """The plan, or what is wrong with it."""
+        try:
+            return self.plan(), ()
+        except SpecError as error:
+            return None, error.problems
+
+    # ------------------------------------------------------------------------------------- engine and Pulumi
+
+    @cached_property
+    def docker_host(self) -> str | None:
+        """The engine's address from the stack file; None for the local one."""
+        return config_value(self.state.operator_config(), self.state.project, "dockerHost") or None
+
+    @cached_property
+    def docker(self) -> DockerApi:
+        """The stack's engine."""
+        from ops.engine import DockerApi
+
+        return DockerApi(self.docker_host)
+
+    def pulumi(self, toolchain: Toolchain) -> Pulumi:
+        """The CLI, ready to work on this stack's state."""
+        self.state.ensure()
+        environment = self.state.environment(toolchain.env, Path(sys.executable))
+        return Pulumi(toolchain.pulumi, environment, self.state)
+
+    def toolchain_or_none(self) -> Toolchain | None:
+        """The toolchain as far as it is there already; None before the first `up`."""
+        from ops import toolchain
+
+        return toolchain.current(toolchain.sdk_versions())
+
+    def ready_pulumi(self) -> Pulumi:
+        """Pulumi for verbs that install nothing."""
+        toolchain = self.toolchain_or_none()
+        if toolchain is None:
+            raise KitError("Pulumi is not installed yet.", f"./kit up {self.stack} installs it.")
+        return self.pulumi(toolchain)
+
+    def write_config(self, pulumi: Pulumi, *, down: bool = False, checked: bool = False) -> Document:
+        """Write the merged copy; makes the stack in the backend first where it is missing.
+
+        KitError when the passphrase does not open it, unless that was `checked` just now. Returns what was written.
+        """
+        known = pulumi.known()
+        salt = None
+        previous = self.state.merged_config()
+        operator = self.state.operator_config()
+        if not known and not operator.get(SALT):
+            salt = pulumi.initialise()
+            previous = {}  # its salt was another state's
+        elif not known:
+            pulumi.initialise()
+        elif not previous.get(SALT) and not operator.get(SALT):
+            salt = pulumi.recorded_salt()
+        document = merge(operator, previous, self.overrides(down=down), project=self.state.project, salt=salt)
+        if document.get(SALT) and not checked and not pulumi.passphrase_fits(document):
+            raise KitError(*pulumirun.wrong_passphrase(self.state))
+        self.state.write_config(document)
+        return document
+
+    def outputs(self, pulumi: Pulumi) -> Mapping[str, Any]:
+        """The stack's outputs; KitError when it has none yet."""
+        if not pulumi.known():
+            raise KitError(f"stack {self.stack} does not exist yet.", f"./kit up {self.stack}")
+        return pulumi.outputs()

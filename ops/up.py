@@ -1,0 +1,195 @@
+"""./kit up: check, install what is missing, repair, deploy, prove."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from ops import console, deploying, repair, source
+from ops.console import KitError
+from ops.doctor import Facts, Level, examine, problems
+from ops.facts import gather
+from ops.progress import Progress, duration
+from ops.pulumirun import Pulumi
+from ops.session import Session
+from ops.stackstate import write_atomically
+from stack.model import SpecError
+from stack.plan import Plan
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0 when the stack is up and proven, 1 when a proof failed."""
+    started = time.monotonic()
+    session = Session(arguments.stack)
+    progress = Progress()
+    plan = check(session, progress)
+    session.record_choice()
+    pulumi = make_ready(session, plan, progress)
+    log = log_file(session, "up")
+    session.write_config(pulumi, checked=session.state.exists() is True)
+    repair.prepare(session, pulumi, progress, log)
+    began = time.monotonic()
+    digest = deploying.update(session, pulumi, progress, log, f"stack {session.stack}")
+    took = duration(time.monotonic() - began)
+    console.done(f"nothing to change ({took})" if digest.changed == 0 else f"{changes(digest.changes)} ({took})")
+    outputs = session.outputs(pulumi)
+    keep_ca(session, outputs)
+    proven = arguments.no_prove or prove(session, plan, outputs)
+    console.say()
+    for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
+        console.say(line)
+    return 0 if proven else 1
+
+
+def changes(counts: Mapping[str, int]) -> str:
+    """'12 created, 1 updated' of an update's counts."""
+    words = {"create": "created", "update": "updated", "delete": "removed", "replace": "replaced"}
+    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)]
+    return ", ".join(parts) or "changed"
+
+
+# ------------------------------------------------------------------------------------------------------- before
+
+
+def check(session: Session, progress: Progress) -> Plan:
+    """The plan, once neither it nor the machine has a problem; all of them in one SpecError otherwise."""
+    plan, wrong = session.plan_or_problems()
+    if plan and not wrong:
+        session.choose_images()
+        if session.new_choice:
+            say_choice(session, plan)
+            plan, wrong = session.plan_or_problems()
+    if plan:
+        start_engine(session, progress)
+    facts = gather(session, plan, ask_registries=False)
+    found = [*wrong, *problems(examine(facts, plan, session.stack))]
+    if found:
+        raise SpecError(f"stack {session.stack} cannot be brought up", tuple(found))
+    if plan is None:
+        raise KitError("there is no plan")
+    say_warnings(facts, plan, session)
+    return plan
+
+
+def say_choice(session: Session, plan: Plan) -> None:
+    """Where images will come from, and why; said once, when it is decided."""
+    choice = session.new_choice
+    if choice is None:
+        return
+    if choice.images == source.REGISTRY:
+        console.note(f"images come from the registry: {choice.why}")
+        return
+    console.note(f"images are built here, of package registries: {choice.why}")
+    console.note("that stays so for this stack; to pull images later: pulumi config set images registry")
+    if older := session.older_images(plan):
+        console.note(f"older than what the registry has: {', '.join(older)}")
+    if choice.tiny_models:
+        console.note("models cannot be fetched either: tiny ones are made here, whose answers mean nothing")
+
+
+def start_engine(session: Session, progress: Progress) -> None:
+    """As root, install or start a local engine that does not answer. Otherwise doctor says what to do."""
+    if session.docker_host or os.geteuid() != 0 or session.docker.reachable():
+        return
+    from ops import engine
+
+    engine.ensure(progress)
+
+
+def say_warnings(facts: Facts, plan: Plan, session: Session) -> None:
+    """What does not keep anybody from going on."""
+    for finding in examine(facts, plan, session.stack):
+        if finding.level is Level.WARN and finding.name != "toolchain":
+            console.warn(f"{finding.name}: {finding.what}")
+
+
+def make_ready(session: Session, plan: Plan, progress: Progress) -> Pulumi:
+    """Toolchain and images, side by side: both take minutes where they must be built."""
+    from ops import toolchain
+
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="ready") as pool:
+        tools = pool.submit(toolchain.ensure, progress, toolchain.sdk_versions())
+        images = pool.submit(build_images, session, plan, progress)
+        images.result()
+        return session.pulumi(tools.result())
+
+
+class BuildProgress:
+    """Our progress in the words of the image builder."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def step(self, text: str, /) -> AbstractContextManager[object]:
+        return self._progress.step(text)
+
+    def note(self, text: str, /) -> None:
+        self._progress.line(f"  {text}")
+
+
+def build_images(session: Session, plan: Plan, progress: Progress) -> None:
+    """Build what is missing, where images are built here."""
+    if session.chosen_images != source.AIRGAP:
+        return
+    from airgap.images import BuildError, EngineError, ensure
+
+    try:
+        built = ensure(session.wanted_images(plan), BuildProgress(progress))
+    except (BuildError, EngineError) as error:
+        first, *rest = str(error).splitlines()
+        raise KitError(first, "\n".join([*rest, "Run ./kit up again to go on: finished images are kept."])) from error
+    expected = session.built_images()
+    for name, image in built.items():
+        if image.reference != expected[name]:
+            raise KitError(f"image {name} was built as {image.reference}, planned as {expected[name]}.")
+
+
+def log_file(session: Session, verb: str) -> Path:
+    """A new log; the twenty newest are kept."""
+    session.state.ensure()
+    logs = sorted(session.state.logs.glob("*"))
+    for old in logs[:-40]:
+        old.unlink(missing_ok=True)
+    return session.state.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
+
+
+# -------------------------------------------------------------------------------------------------------- after
+
+
+def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:
+    """The CA's certificate beside the state, for browsers and tools to trust."""
+    pem, file = outputs.get("caPem"), session.state.ca_file
+    if pem and not (file.exists() and file.read_text(encoding="utf-8") == pem):
+        write_atomically(file, str(pem))
+        file.chmod(0o644)
+
+
+def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:
+    """Act as a user; whether everything worked."""
+    from ops.proving import prove as proof
+
+    return proof(session, plan, outputs)
+
+
+def closing(session: Session, plan: Plan, outputs: Mapping[str, Any], *, proven: bool, seconds: float) -> list[str]:
+    """The last screen: where it is, how to log in, how to trust it, how to stop it."""
+    name = "" if session.stack == "dev" else f" {session.stack}"
+    urls = [(service.name, plan.url(route)) for service in plan.running for route in service.spec.routes]
+    ca = shlex.quote(str(session.state.ca_file))
+    head = "is up and proven" if proven else "is up, but not everything works"
+    return [
+        f"stack {session.stack} {head} ({duration(seconds)})",
+        "",
+        *(f"  {line}" for line in console.table(urls)),
+        "",
+        f"  log in      as {outputs.get('adminUser', 'admin-user')}; the password: ./kit status{name} --show-login",
+        f"  trust       import {ca} as an authority in your browser",
+        f"  stop        ./kit down{name}   (data, users and passwords stay)",
+    ]
