@@ -167,15 +167,17 @@ class Job(pulumi.ComponentResource):
 
 
 def uploads(files: Sequence[Content], directory: str, user: str) -> list[docker.ContainerUploadArgs]:
-    """Files for a container that has not started, readable for its user alone, secret in the state."""
-    owner, _, group = user.partition(":")
+    """Files for a container that has not started, secret in the state.
+
+    They belong to root: giving them away makes the engine look the container's "uid:gid" up as a name, which fails
+    (20.10). A job that is not root therefore gets them world-readable, in a file system that is its own alone.
+    """
+    root = user.partition(":")[0] in ("", "0", "root")
     return [
         docker.ContainerUploadArgs(
             file=f"{directory}/{file.name}",
             content_base64=pulumi.Output.secret(file.content).apply(encoded),
-            permissions=file.mode,
-            owner=owner,
-            group=group or owner,
+            permissions=file.mode if root else "0444",
         )
         for file in files
     ]
