@@ -6,6 +6,8 @@ unpacked, for amd64: rounded estimates, used only to see whether all images fit 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stack.model import Arch, ImagePin
 
 BOTH = frozenset({Arch.AMD64, Arch.ARM64})
@@ -39,6 +41,9 @@ OLLAMA = ImagePin(
     programs=frozenset({"bash", "ollama", "sh"}),
     size_mb=3500,  # CUDA libraries included
 )
+
+# The same pin for the job that loads models: its air-gapped recipe carries the tiny models as well.
+MODEL_LOADER = replace(OLLAMA, name="tiny-models", size_mb=0)
 
 # renovate: datasource=docker depName=ghcr.io/open-webui/open-webui
 OPEN_WEBUI = ImagePin(

@@ -5,7 +5,7 @@
 # A model that is there already is not pulled again: newer weights under an old name come when asked for.
 set -euo pipefail
 
-tiny=/usr/share/aikit/models
+tiny=/models
 total=$(set -- $KIT_MODELS; echo $#)
 number=0
 failed=()
