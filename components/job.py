@@ -112,7 +112,7 @@ class Job(pulumi.ComponentResource):
             if made_by != THIS_RUN:
                 return self._attempt(number + 1, [container])
             hidden = [str(content) for content in contents]
-            raise JobFailed(_failure(self._name, self._args, int(str(code)), str(log or ""), hidden))
+            raise JobFailed(_failure(self._name, number, self._args, int(str(code)), str(log or ""), hidden))
 
         known = [file.content for file in self._args.files]
         seen = pulumi.Output.all(container.exit_code, container.hostname, container.container_logs, *known)
@@ -120,7 +120,7 @@ class Job(pulumi.ComponentResource):
 
     def _container(self, number: int, after: After) -> docker.Container:
         args = self._args
-        suffix = "" if number == 1 else f"-attempt-{number}"
+        suffix = _attempt_suffix(number)
         seconds = args.timeout_s
         # Process 1 ignores signals it does not handle, so `timeout` could not stop a job that is process 1. With
         # another container's processes that one is process 1 already.
@@ -159,7 +159,8 @@ class Job(pulumi.ComponentResource):
                 after,
                 delete_before_replace=True,
                 replace_on_changes=REPLACE_ON,
-                ignore_changes=["hostname"],
+                # hostname is who made it; the engine turns the name in pid_mode into an id.
+                ignore_changes=["hostname", "pid_mode"],
                 additional_secret_outputs=["container_logs"],
                 custom_timeouts=pulumi.CustomTimeouts(create=f"{seconds + ENGINE_GRACE_S}s"),
             ),
@@ -192,7 +193,11 @@ def redacted(text: str, contents: Sequence[str]) -> str:
     return text
 
 
-def _failure(name: str, args: JobArgs, code: int, log: str, contents: Sequence[str]) -> str:
+def _attempt_suffix(number: int) -> str:
+    return "" if number == 1 else f"-attempt-{number}"
+
+
+def _failure(name: str, number: int, args: JobArgs, code: int, log: str, contents: Sequence[str]) -> str:
     why = {
         124: f" (it took longer than {args.timeout_s} s)",
         137: f" (killed: more than {args.memory_mb} MB of memory, or longer than {args.timeout_s} s)",
@@ -202,5 +207,5 @@ def _failure(name: str, args: JobArgs, code: int, log: str, contents: Sequence[s
     said = "\n".join(f"    {line}" for line in tail) or "    (it wrote nothing)"
     return (
         f"job {name} failed with exit code {code}{why}. The end of its log:\n{said}\n"
-        f"  Its container is {args.container_name}. It runs again on the next `up`."
+        f"  Its container is {args.container_name}{_attempt_suffix(number)}. It runs again on the next `up`."
     )

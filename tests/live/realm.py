@@ -1,0 +1,91 @@
+"""A realm with its clients over the admin API, as the components make it: for trials without Pulumi."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from stack.derive.oidc import Audience, ClientPlan
+
+
+def make(
+    base: str, ca_pem: str, credentials: tuple[str, str], realm: str, clients: Sequence[tuple[ClientPlan, str]]
+) -> None:
+    """The realm, each client with its secret, and `admin-user`. Replaces a realm of that name."""
+    import ssl
+
+    with httpx.Client(verify=ssl.create_default_context(cadata=ca_pem), timeout=60, trust_env=False) as http:
+        token = http.post(
+            f"{base}/realms/master/protocol/openid-connect/token",
+            data={"grant_type": "client_credentials", "client_id": credentials[0], "client_secret": credentials[1]},
+        )
+        http.headers["Authorization"] = f"Bearer {token.raise_for_status().json()['access_token']}"
+
+        def call(method: str, path: str, json: Any = None) -> httpx.Response:
+            return http.request(method, f"{base}/admin/realms{path}", json=json)
+
+        call("DELETE", f"/{realm}")
+        call("POST", "", {"realm": realm, "enabled": True, "sslRequired": "all"}).raise_for_status()
+        new_token = http.post(
+            f"{base}/realms/master/protocol/openid-connect/token",
+            data={"grant_type": "client_credentials", "client_id": credentials[0], "client_secret": credentials[1]},
+            headers={"Authorization": ""},
+        )
+        http.headers["Authorization"] = f"Bearer {new_token.raise_for_status().json()['access_token']}"
+        call(
+            "POST",
+            f"/{realm}/users",
+            {
+                "username": "admin-user",
+                "email": "admin@kit.localhost",
+                "emailVerified": True,
+                "firstName": "Admin",
+                "lastName": "User",
+                "enabled": True,
+                "credentials": [{"type": "password", "value": "correct horse", "temporary": False}],
+            },
+        ).raise_for_status()
+        admin = call("GET", f"/{realm}/users?username=admin-user&exact=true").json()[0]["id"]
+        default = call("GET", f"/{realm}").json()["defaultRole"]["id"]
+        for client, secret in clients:
+            created = call(
+                "POST",
+                f"/{realm}/clients",
+                {
+                    "clientId": client.client_id,
+                    "secret": secret,
+                    "rootUrl": client.root_url,
+                    "redirectUris": list(client.redirect_uris),
+                    "webOrigins": list(client.web_origins),
+                    "publicClient": False,
+                    "standardFlowEnabled": True,
+                    "directAccessGrantsEnabled": False,
+                    "attributes": {"pkce.code.challenge.method": "S256"},
+                    "protocolMappers": [
+                        {
+                            "name": "roles",
+                            "protocol": "openid-connect",
+                            "protocolMapper": "oidc-usermodel-client-role-mapper",
+                            "config": {
+                                "usermodel.clientRoleMapping.clientId": client.client_id,
+                                "claim.name": "roles",
+                                "multivalued": "true",
+                                "jsonType.label": "String",
+                                "id.token.claim": "true",
+                                "access.token.claim": "true",
+                                "userinfo.token.claim": "true",
+                            },
+                        }
+                    ],
+                },
+            )
+            internal = created.raise_for_status().headers["location"].rsplit("/", 1)[-1]
+            for role in client.roles:
+                call("POST", f"/{realm}/clients/{internal}/roles", {"name": role.name}).raise_for_status()
+                found = call("GET", f"/{realm}/clients/{internal}/roles/{role.name}").json()
+                if role.audience is Audience.EVERYBODY:
+                    call("POST", f"/{realm}/roles-by-id/{default}/composites", [found]).raise_for_status()
+                else:
+                    call("POST", f"/{realm}/users/{admin}/role-mappings/clients/{internal}", [found]).raise_for_status()
