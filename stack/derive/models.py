@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stack.model import ImageSource, Target
+from stack.model import Target
 from stack.settings import Settings
 
-# Made from files in the air-gapped image: random weights, real inference. Two, so that a proof can tell them apart.
+# Made from files in an air-gapped image where no model can be fetched: random weights, real inference. Two to chat
+# with, so that a proof can tell them apart. ./kit puts them into the settings when it finds that out.
 TINY_CHAT = ("kit-tiny-chat", "kit-tiny-chat-b")
 TINY_EMBEDDING = "kit-tiny-embed"
 
@@ -22,16 +23,12 @@ EMBEDDING = "nomic-embed-text:v1.5"  # 768 dimensions, 274 MB
 
 def chat(settings: Settings) -> tuple[str, ...]:
     """The models to chat with, the default one first."""
-    if settings.models:
-        return settings.models
-    return TINY_CHAT if settings.images is ImageSource.AIRGAP else CHAT[settings.target]
+    return settings.models or CHAT[settings.target]
 
 
 def embedding(settings: Settings) -> str:
     """The model that turns documents into vectors."""
-    if settings.embedding_model:
-        return settings.embedding_model
-    return TINY_EMBEDDING if settings.images is ImageSource.AIRGAP else EMBEDDING
+    return settings.embedding_model or EMBEDDING
 
 
 def all_of(settings: Settings) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from stack.model import (
 )
 
 ADMIN_CLIENT = "kit-bootstrap"
+BOOTSTRAP = "bootstrap"
 
 CONFIG = Template.of(
     """\
@@ -61,7 +62,7 @@ bootstrap-admin-client-secret={admin_secret}
     password=DatabasePassword("keycloak", Encoding.PROPERTIES),
     url=OwnUrl("auth"),
     admin_client=ADMIN_CLIENT,
-    admin_secret=SecretValue("bootstrap", Encoding.PROPERTIES),
+    admin_secret=SecretValue(BOOTSTRAP, Encoding.PROPERTIES),
 )
 
 SERVICE = ServiceSpec(
@@ -107,8 +108,8 @@ SERVICE = ServiceSpec(
         ),
     ),
     databases=(Database("keycloak"),),
-    secrets=(Secret("bootstrap", Generated(length=48), InTemplate()),),
-    identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret="bootstrap", port="http"),
+    secrets=(Secret(BOOTSTRAP, Generated(length=48), InTemplate()),),
+    identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=BOOTSTRAP, port="http"),
     # Health and metrics live on the management port, which has no route; denied here too, should they move.
     routes=(Route(name="auth", port="http", access=Access.PUBLIC, deny=("/metrics", "/health")),),
     proofs=(

@@ -134,5 +134,5 @@ SERVICE = ServiceSpec(
         ),
         port="sql",
     ),
-    proofs=(Proof("no database port answers outside", "stack.proofs.postgres:closed"),),
+    proofs=(Proof("no database port answers outside", "stack.proofs.ports:closed"),),
 )

@@ -96,5 +96,5 @@ SERVICE = ServiceSpec(
     ),
     secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
     volumes=(Volume("data", NoBackup("sessions and caches: people log in again, the rest is computed again")),),
-    proofs=(Proof("the session store answers nobody outside", "stack.proofs.redis:closed"),),
+    proofs=(Proof("the session store answers nobody outside", "stack.proofs.ports:closed"),),
 )

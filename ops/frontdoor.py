@@ -1,0 +1,146 @@
+"""Browsers at a stack's front door, from wherever ./kit runs: no DNS entry and no installed CA needed."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from stack.plan import Plan
+from stack.proofs.context import Login, ProofError
+
+TIMEOUT = httpx.Timeout(60, connect=10)
+MAX_REDIRECTS = 20
+
+
+def address_of(plan: Plan) -> str:
+    """Where the front door is reached from this machine: the bind address, or the host that Docker runs on."""
+    host = plan.settings.docker_host or ""
+    if host.startswith("ssh://"):
+        return urlsplit(host).hostname or "127.0.0.1"
+    bind = plan.settings.bind_address
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
+
+
+class Door(httpx.BaseTransport):
+    """Connects to `address` for the stack's domain and all names in it; TLS still asks for the name."""
+
+    def __init__(self, domain: str, address: str, context: ssl.SSLContext) -> None:
+        self._domain = domain
+        self._address = address
+        self._through = httpx.HTTPTransport(verify=context, retries=1, trust_env=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.host
+        if host != self._domain and not host.endswith(f".{self._domain}"):
+            return self._through.handle_request(request)
+        return self._through.handle_request(
+            httpx.Request(
+                request.method,
+                request.url.copy_with(host=self._address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
+        )
+
+    def close(self) -> None:
+        self._through.close()
+
+
+def trust(ca_pem: str) -> ssl.SSLContext:
+    """TLS that believes the stack's CA and nobody else."""
+    return ssl.create_default_context(cadata=ca_pem)
+
+
+def browser(domain: str, address: str, ca_pem: str) -> httpx.Client:
+    """A browser without anybody logged in. It follows redirects and keeps cookies."""
+    return httpx.Client(
+        transport=Door(domain, address, trust(ca_pem)),
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        timeout=TIMEOUT,
+        trust_env=False,
+        headers={"User-Agent": "kit-prove", "Accept": "text/html,application/json;q=0.9,*/*;q=0.8"},
+    )
+
+
+def log_in(visitor: httpx.Client, start: str, issuer: str, username: str, password: str) -> Login:
+    """Open `start`; fill in the issuer's login form when it is shown. ProofError says what came instead."""
+    page = visitor.get(start)
+    form = login_form(page, issuer)
+    if form is None:
+        return Login(browser=visitor, response=page, asked=False)
+    page = visitor.post(form, data={"username": username, "password": password, "credentialId": ""})
+    _refuse_other_pages(page, issuer)
+    return Login(browser=visitor, response=page, asked=True)
+
+
+def authorize(visitor: httpx.Client, url: str, issuer: str, username: str, password: str) -> httpx.Response:
+    """Open an authorization URL, log in where asked, and return the redirect that carries the code."""
+    visitor.follow_redirects = False
+    try:
+        page = visitor.get(url)
+        form = login_form(page, issuer)
+        if form is not None:
+            page = visitor.post(form, data={"username": username, "password": password, "credentialId": ""})
+        for _ in range(MAX_REDIRECTS):
+            if not page.is_redirect:
+                _refuse_other_pages(page, issuer)
+                raise ProofError(f"the identity provider answered {page.status_code} and led nowhere")
+            target = urljoin(str(page.url), page.headers["location"])
+            if "code=" in urlsplit(target).query or "error=" in urlsplit(target).query:
+                return page
+            page = visitor.get(target)
+        raise ProofError("the identity provider redirects for ever")
+    finally:
+        visitor.follow_redirects = True
+
+
+def login_form(page: httpx.Response, issuer: str) -> str | None:
+    """Where the issuer's login form on this page posts to. None when the page is no login form."""
+    if not _at(page, issuer):
+        return None
+    forms = _Forms()
+    forms.feed(page.text)
+    action = forms.actions.get("kc-form-login")
+    return urljoin(str(page.url), action) if action else None
+
+
+def _refuse_other_pages(page: httpx.Response, issuer: str) -> None:
+    """A page of the issuer after the password means that it wants something else, or did not like it."""
+    if not _at(page, issuer):
+        return
+    words = next(
+        (match.group(1) for pattern in _MESSAGES if (match := re.search(pattern, page.text, re.DOTALL))),
+        "no reason given",
+    )
+    raise ProofError(f"the identity provider did not let the user in ({page.status_code}): {' '.join(words.split())}")
+
+
+_MESSAGES = (
+    r'id="input-error[^"]*"[^>]*>(.*?)<',
+    r'class="[^"]*kc-feedback-text[^"]*"[^>]*>(.*?)<',
+    r'id="kc-error-message"[^>]*>\s*<p[^>]*>(.*?)<',
+    r'id="kc-page-title"[^>]*>(.*?)<',
+)
+
+
+def _at(page: httpx.Response, issuer: str) -> bool:
+    wanted = httpx.URL(issuer)
+    return page.url.host == wanted.host and page.url.path.startswith(wanted.path)
+
+
+class _Forms(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.actions: dict[str, str] = {}
+
+    def handle_starttag(self, tag: str, attrs: Iterable[tuple[str, str | None]]) -> None:
+        if tag == "form":
+            found = dict(attrs)
+            self.actions[found.get("id") or ""] = found.get("action") or ""

@@ -1,0 +1,311 @@
+"""Proof of use: acts as a user through the front door, says what works, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from ops import frontdoor
+from ops.identity import Administration
+from stack.outputs import StackOutputs
+from stack.plan import Plan, docker_prefix
+from stack.proofs.context import Login, Person, ProofContext, ProofError
+
+PREFIX = "kit-prove-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One proof, tried. problem: "" when it holds. look: commands that show more."""
+
+    service: str
+    title: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    step: str = ""
+    problem: str = ""
+    look: tuple[str, ...] = ()
+
+
+class Reporter(Protocol):
+    """Told about each proof before and after, and about the end."""
+
+    def begins(self, service: str, title: str) -> None: ...
+
+    def ended(self, outcome: Outcome) -> None: ...
+
+    def finished(self, outcomes: Sequence[Outcome], planned: int) -> None: ...
+
+
+class Lines:
+    """A Reporter that writes one line per proof, a failed one with what is wrong and where to look."""
+
+    def __init__(self, write: Callable[[str], None] = print) -> None:
+        self._write = write
+
+    def begins(self, service: str, title: str) -> None:
+        """Nothing: a proof is written when it has ended."""
+
+    def ended(self, outcome: Outcome) -> None:
+        self._write(render(outcome))
+
+    def finished(self, outcomes: Sequence[Outcome], planned: int) -> None:
+        self._write(summary(outcomes, planned))
+
+
+def render(outcome: Outcome) -> str:
+    """The lines of one proof."""
+    notes = f" ({', '.join(outcome.notes)})" if outcome.notes else ""
+    if not outcome.problem:
+        return f"  ✓ {outcome.service:<12} {outcome.title + notes:<72} {outcome.seconds:>6.1f} s"
+    lines = [f"  ✗ {outcome.service:<12} {outcome.title}: {outcome.problem}"]
+    if outcome.step:
+        lines.append(f"{'':17}while trying: {outcome.step}")
+    lines += [f"{'':17}look at: {' or '.join(outcome.look)}"] if outcome.look else []
+    return "\n".join(lines)
+
+
+def summary(outcomes: Sequence[Outcome], planned: int) -> str:
+    """The last line."""
+    proven = sum(1 for outcome in outcomes if not outcome.problem)
+    if len(outcomes) < planned:
+        return f"{proven} of {planned} proven, {planned - len(outcomes)} not tried."
+    if proven == len(outcomes):
+        return f"{proven} of {planned} proven."
+    return f"{proven} of {planned} proven. The stack is up; this is not."
+
+
+def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | None = None) -> bool:
+    """Run every proof of the plan, then remove all that was made for it, also after Ctrl-C. True when all hold.
+
+    KeyboardInterrupt comes back out after the cleanup.
+    """
+    report = reporter or Lines()
+    run = _Run(outputs, plan)
+    outcomes: list[Outcome] = []
+    planned = len(plan.proofs)
+    try:
+        for owned in plan.proofs:
+            report.begins(owned.owner, owned.item.title)
+            outcome = run.attempt(owned.owner, owned.item.title, owned.item.run)
+            outcomes.append(outcome)
+            report.ended(outcome)
+    finally:
+        left_behind = run.clean_up()
+        for outcome in left_behind:
+            report.ended(outcome)
+        run.close()
+        report.finished(outcomes, planned)
+    return not any(outcome.problem for outcome in [*outcomes, *left_behind])
+
+
+class _Run:
+    """One run of all proofs: the browsers, the throw-away user, the administration."""
+
+    def __init__(self, outputs: StackOutputs, plan: Plan) -> None:
+        self.outputs = outputs
+        self.plan = plan
+        self.address = frontdoor.address_of(plan)
+        self._browsers: list[httpx.Client] = []
+        self._administration: Administration | None = None
+        self._person: Person | None = None
+        self._password = secrets.token_urlsafe(24) + "aA1!"
+        self._user_browser: httpx.Client | None = None
+        self._admin_browser: httpx.Client | None = None
+
+    def attempt(self, service: str, title: str, target: str) -> Outcome:
+        """Run one function of a proof module and say how it went. Only an interrupt leaves this."""
+        context = _Context(self, service)
+        begin = time.monotonic()
+        problem = ""
+        try:
+            _function(target)(context)
+        except ProofError as failed:
+            problem = str(failed)
+        except httpx.HTTPError as failed:
+            problem = f"no answer: {failed or type(failed).__name__}"
+        except Exception as failed:  # a proof that trips is a proof that fails, and others go on
+            problem = f"{type(failed).__name__}: {failed}"
+        return Outcome(
+            service=service,
+            title=title,
+            seconds=time.monotonic() - begin,
+            notes=tuple(context.notes),
+            step=context.current if problem else "",
+            problem=problem,
+            look=self._look(service) if problem else (),
+        )
+
+    def clean_up(self) -> list[Outcome]:
+        """Remove every throw-away person, of this run and earlier ones, everywhere. Returns what could not be done."""
+        tried: list[Outcome] = []
+        seen: set[str] = set()
+        for owned in self.plan.proofs:
+            target = owned.item.cleanup
+            if target and target not in seen:
+                seen.add(target)
+                tried.append(self.attempt(owned.owner, "leaves nothing behind", target))
+        tried.append(self._remove_people())
+        return [outcome for outcome in tried if outcome.problem]
+
+    def _remove_people(self) -> Outcome:
+        begin = time.monotonic()
+        problem = ""
+        try:
+            administration = self.administration()
+            administration.leave()
+            for user_id in administration.found(PREFIX).values():
+                administration.remove(user_id)
+        except (ProofError, httpx.HTTPError) as failed:
+            problem = f"throw-away users stay in the realm: {failed or type(failed).__name__}"
+        return Outcome(
+            service="identity", title="leaves nothing behind", seconds=time.monotonic() - begin, problem=problem
+        )
+
+    def close(self) -> None:
+        for client in self._browsers:
+            client.close()
+
+    def stranger(self) -> httpx.Client:
+        client = frontdoor.browser(self.plan.settings.domain, self.address, self.outputs.ca_pem)
+        self._browsers.append(client)
+        return client
+
+    def administration(self) -> Administration:
+        """Over the listener for this machine where it answers (a local engine or a tunnel), else the front door."""
+        if self._administration is None:
+            url = httpx.URL(self.outputs.admin_url)
+            base = self.outputs.issuer.split("/realms/")[0]
+            if _answers(url.host, url.port or 443):
+                base = str(url).rstrip("/")
+            self._administration = Administration(self.stranger(), base, self.outputs)
+        return self._administration
+
+    def user(self) -> Person:
+        if self._person is None:
+            name = PREFIX + secrets.token_hex(5)
+            person = Person(username=name, email=f"{name}@{self.plan.settings.domain}")
+            self.administration().create(person, self._password)
+            self._person = person
+        return self._person
+
+    def login(self, start: str) -> Login:
+        person = self.user()
+        visitor = self.user_browser()
+        return frontdoor.log_in(visitor, start, self.outputs.issuer, person.username, self._password)
+
+    def authorize(self, url: str) -> httpx.Response:
+        person = self.user()
+        visitor = self.user_browser()
+        return frontdoor.authorize(visitor, url, self.outputs.issuer, person.username, self._password)
+
+    def user_browser(self) -> httpx.Client:
+        if self._user_browser is None:
+            self._user_browser = self.stranger()
+        return self._user_browser
+
+    def login_admin(self, start: str) -> Login:
+        """By a session that the service client asks for: passwords and second factors of people stay theirs."""
+        if self._admin_browser is None:
+            visitor = self.stranger()
+            self.administration().become(self.outputs.admin_user, visitor)
+            self._admin_browser = visitor
+        page = self._admin_browser.get(start)
+        if frontdoor.login_form(page, self.outputs.issuer):
+            raise ProofError("the administrator's session was not accepted")
+        return Login(browser=self._admin_browser, response=page, asked=False)
+
+    def exposed(self, port: int) -> str:
+        """Who of this stack answers at the port. What else runs on the machine is none of our business."""
+        if not _answers(self.address, port):
+            return ""
+        prefix = docker_prefix(self.plan.stack)
+        host = self.plan.settings.docker_host or "unix:///var/run/docker.sock"
+        if not host.startswith("unix://"):
+            return f"somebody at {self.address}"
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=host.removeprefix("unix://")), base_url="http://docker"
+        ) as engine:
+            containers: list[dict[str, Any]] = engine.get("/containers/json").raise_for_status().json()
+        for container in containers:
+            name = str(container["Names"][0]).lstrip("/")
+            if name.startswith(prefix) and any(p.get("PublicPort") == port for p in container.get("Ports") or []):
+                return name
+        return ""
+
+    def _look(self, service: str) -> tuple[str, ...]:
+        containers = self.plan.service(service).containers
+        return ("./kit status", *(f"docker logs {container.docker_name}" for container in containers))
+
+
+class _Context:
+    """A ProofContext for the proofs of one service."""
+
+    prefix = PREFIX
+
+    def __init__(self, run: _Run, service: str) -> None:
+        self._run = run
+        self.service = service
+        self.current = ""
+        self.notes: list[str] = []
+
+    @property
+    def plan(self) -> Plan:
+        return self._run.plan
+
+    @property
+    def outputs(self) -> StackOutputs:
+        return self._run.outputs
+
+    @property
+    def address(self) -> str:
+        return self._run.address
+
+    @property
+    def user(self) -> Person:
+        return self._run.user()
+
+    def step(self, title: str) -> None:
+        self.current = title
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def url(self, route: str) -> str:
+        return self._run.outputs.urls[route]
+
+    def stranger(self) -> httpx.Client:
+        return self._run.stranger()
+
+    def login(self, start: str) -> Login:
+        return self._run.login(start)
+
+    def login_admin(self, start: str) -> Login:
+        return self._run.login_admin(start)
+
+    def authorize(self, url: str) -> httpx.Response:
+        return self._run.authorize(url)
+
+    def exposed(self, port: int) -> str:
+        return self._run.exposed(port)
+
+
+def _function(target: str) -> Callable[[ProofContext], None]:
+    module, _, name = target.partition(":")
+    found: Callable[[ProofContext], None] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True

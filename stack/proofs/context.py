@@ -1,0 +1,129 @@
+"""What a proof may use: browsers at the front door, a throw-away user, and a way to say what it is doing.
+
+A proof fails by raising ProofError with a sentence a person understands. Its cleanup function gets a context as
+well, and removes from its application all that belongs to people whose name starts with `prefix`: this run's user,
+and what an interrupted run left behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import httpx
+
+from stack.outputs import StackOutputs
+from stack.plan import Plan
+
+
+class ProofError(Exception):
+    """Something a user would notice does not work."""
+
+
+@dataclass(frozen=True)
+class Person:
+    username: str
+    email: str
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where a login ended. asked: whether the identity provider wanted the password."""
+
+    browser: httpx.Client
+    response: httpx.Response
+    asked: bool
+
+
+class ProofContext(Protocol):
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def outputs(self) -> StackOutputs: ...
+
+    @property
+    def service(self) -> str:
+        """The service whose proof this is."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all throw-away people, past and present, start with."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where the front door is reached from here: an IP address or a host name."""
+        ...
+
+    @property
+    def user(self) -> Person:
+        """The throw-away user. Made when first asked for, gone after the run, never an administrator."""
+        ...
+
+    def step(self, title: str) -> None:
+        """Say what is tried next: it is named when it fails."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say what was seen: it is shown behind the proof's title."""
+        ...
+
+    def url(self, route: str) -> str:
+        """The public URL of a route of the stack, without a trailing slash."""
+        ...
+
+    def stranger(self) -> httpx.Client:
+        """A new browser with nobody logged in. It finds every name of the stack and trusts the stack's CA only."""
+        ...
+
+    def login(self, start: str) -> Login:
+        """Open `start` as the throw-away user, in one browser for all proofs, and log in where that is asked for."""
+        ...
+
+    def login_admin(self, start: str) -> Login:
+        """Open `start` as the realm's administrator."""
+        ...
+
+    def authorize(self, url: str) -> httpx.Response:
+        """Open `url` as the throw-away user, log in where asked, and stop at the redirect that leaves the issuer."""
+        ...
+
+    def exposed(self, port: int) -> str:
+        """The stack's container that answers at a port of the host, "" when none does."""
+        ...
+
+
+Result = TypeVar("Result")
+
+
+def expect(response: httpx.Response, status: int, what: str) -> httpx.Response:
+    """`response`, when it has this status. ProofError says what was answered instead."""
+    if response.status_code != status:
+        words = " ".join(response.text.split())[:200]
+        raise ProofError(f"{what}: {response.request.url.path} answered {response.status_code}: {words}")
+    return response
+
+
+def parsed(response: httpx.Response, what: str) -> Any:
+    """The JSON of a 200 answer."""
+    expect(response, 200, what)
+    try:
+        return response.json()
+    except ValueError:
+        raise ProofError(f"{what}: {response.request.url.path} answered no JSON") from None
+
+
+def wait_for(look: Callable[[], Result | None], seconds: float, what: str) -> Result:
+    """What `look` returns once that is not None. ProofError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise ProofError(f"{what} within {seconds:.0f} s")
+        time.sleep(0.3)
