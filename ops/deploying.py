@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ops import console
@@ -109,6 +109,13 @@ def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, titl
             step.note("")
             raise failed(follower.digest, log, session.stack)
     return follower.digest
+
+
+def changes(counts: Mapping[str, int]) -> str:
+    """'12 created, 1 updated' of an update's counts."""
+    words = {"create": "created", "update": "updated", "delete": "removed", "replace": "replaced"}
+    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)]
+    return ", ".join(parts) or "changed"
 
 
 def failed(digest: Digest, log: Path, stack: str) -> KitError:

@@ -26,6 +26,7 @@ def cache_home() -> Path:
 
 
 def private_directory(path: Path) -> Path:
-    """The directory, made with mode 0700 where it is missing."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The directory, it and what is missing above it made with mode 0700."""
+    for directory in reversed([path, *path.parents]):
+        directory.mkdir(mode=0o700, exist_ok=True)
     return path

@@ -9,7 +9,6 @@ A backend or passphrase that the user's environment names wins over ours.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
@@ -251,17 +250,6 @@ def config_value(document: Document, project: str, key: str) -> Any:
     """A key of the project in a stack file, None when it is not set."""
     config = cast(Mapping[str, Any], document.get("config") or {})
     return config.get(f"{project}:{key}", config.get(key))
-
-
-def salt_is_sound(salt: str) -> bool:
-    """Whether an encryptionsalt has the form Pulumi writes: v1:<salt>:v1:<nonce>:<text>."""
-    parts = salt.split(":")
-    if len(parts) != 5 or parts[0] != "v1" or parts[2] != "v1":
-        return False
-    try:
-        return all(base64.b64decode(part, validate=True) for part in (parts[1], parts[3], parts[4]))
-    except ValueError:
-        return False
 
 
 def parse_lock(path: Path) -> Lock | None:

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     digest = deploying.update(session, pulumi, progress, log, f"stack {session.stack}")
     took = duration(time.monotonic() - began)
-    console.done(f"nothing to change ({took})" if digest.changed == 0 else f"{changes(digest.changes)} ({took})")
+    console.done(
+        f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
+    )
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
     proven = arguments.no_prove or prove(session, plan, outputs)
@@ -46,13 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
         console.say(line)
     return 0 if proven else 1
-
-
-def changes(counts: Mapping[str, int]) -> str:
-    """'12 created, 1 updated' of an update's counts."""
-    words = {"create": "created", "update": "updated", "delete": "removed", "replace": "replaced"}
-    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)]
-    return ", ".join(parts) or "changed"
 
 
 # ------------------------------------------------------------------------------------------------------- before

@@ -1,0 +1,205 @@
+"""Decisions about a machine: each bad input is found, alone, with a fix; a good machine has nothing to mend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.doctor import (
+    Check,
+    EngineFacts,
+    EngineTrouble,
+    Facts,
+    Level,
+    Passphrase,
+    PortUse,
+    examine,
+    held_by,
+    missing_images,
+    problems,
+    render,
+)
+from ops.facts import wanted_ports
+from ops.planview import load_plan
+from stack.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def plan_of(stack: str) -> Plan:
+    return load_plan(ROOT, stack)
+
+
+ENGINE = EngineFacts(
+    version="29.1.0",
+    api=(1, 52),
+    memory_limit=True,
+    memory_mb=16384,
+    cpus=8,
+    arch="amd64",
+    runtimes=frozenset({"runc"}),
+    system="Debian GNU/Linux 13",
+    root="/var/lib/docker",
+    skew_s=0.4,
+)
+GOOD = Facts(
+    engine=ENGINE,
+    year=2026,
+    engine_free_mb=100_000,
+    state_free_mb=100_000,
+    state_directory="/home/me/.local/state/ai-kit",
+    ports=(PortUse(address="127.0.0.1", port=8443),),
+    toolchain={"pulumi": "3.272.0"},
+)
+
+
+def findings(facts: Facts, level: Level, stack: str = "dev") -> list[Check]:
+    return [check for check in examine(facts, plan_of(stack), stack) if check.level is level]
+
+
+def test_a_good_machine_has_nothing_to_mend() -> None:
+    assert [check for check in examine(GOOD, plan_of("dev"), "dev") if check.level is not Level.OK] == []
+
+
+def engine(**changes: Any) -> dict[str, Any]:
+    return {"engine": replace(ENGINE, **changes)}
+
+
+def trouble(kind: EngineTrouble, **more: Any) -> dict[str, Any]:
+    return {"engine": None, "trouble": kind, "trouble_text": "timed out", **more}
+
+
+FAILURES = {
+    "docker is not installed": (trouble(EngineTrouble.MISSING), "docker", "is not installed", "apt-get install"),
+    "docker is not installed, as root": (
+        trouble(EngineTrouble.MISSING, root_user=True), "docker", "is not installed", "./kit up installs it",
+    ),
+    "docker does not run": (trouble(EngineTrouble.STOPPED), "docker", "nothing listens", "systemctl start docker"),
+    "docker may not be used": (trouble(EngineTrouble.DENIED), "docker", "permission denied", "usermod -aG docker"),
+    "docker is broken": (trouble(EngineTrouble.UNREACHABLE), "docker", "timed out", "journalctl"),
+    "remote docker": (
+        trouble(EngineTrouble.UNREACHABLE, remote=True, endpoint="ssh://me@box"), "docker", "ssh://me@box", "dockerHost",
+    ),
+    "engine too old": (engine(api=(1, 40)), "docker", "API 1.40", "upgrade"),
+    "no memory cgroup": (engine(memory_limit=False), "memory cgroup", "is off", "cgroup_enable=memory"),
+    "too little memory": (engine(memory_mb=4096), "memory", "MB wanted", "ai-kit:without"),
+    "too few CPUs": (engine(cpus=1), "cpus", "the machine has 1", "ai-kit:cpus: 1"),
+    "wrong architecture": (engine(arch="riscv64"), "architecture", "riscv64", "target"),
+    "clocks apart": (engine(skew_s=-120.0), "clock", "120 s behind", "set-ntp"),
+    "clock never set": ({"year": 1970}, "clock", "1970", "set-ntp"),
+    "disk full": ({"engine_free_mb": 900}, "disk", "900 MB free at /var/lib/docker", "docker image prune"),
+    "state's disk full": ({"state_free_mb": 10}, "disk", "10 MB free at /home/me", "free at least"),
+    "port taken": (
+        {"ports": (PortUse(address="127.0.0.1", port=8443, holder="nginx (pid 812)"),)},
+        "port 8443", "nginx (pid 812)", "pulumi config set httpsPort",
+    ),
+    "port of another stack": (
+        {"ports": (PortUse(address="127.0.0.1", port=8080, stack="pi", holder="container kit-pi-haproxy"),)},
+        "port 8080", "stack pi", "pulumi config set httpPort",
+    ),
+    "no such address": (
+        {"ports": (PortUse(address="192.0.2.1", port=8080, address_missing=True),)},
+        "bindAddress", "192.0.2.1", "ip -brief address",
+    ),
+    "wrong passphrase": (
+        {"passphrase": Passphrase.UNFIT, "passphrase_problem": ("is wrong", "put it back")},
+        "passphrase", "is wrong", "put it back",
+    ),
+    "locked": ({"lock_problem": ("is in use by a@b", "rm x")}, "state", "in use by a@b", "rm x"),
+    "another's stack": ({"foreign": "kit-dev-web runs here"}, "state", "kit-dev-web runs here", "PULUMI_BACKEND_URL"),
+    "data gone": ({"lost_volumes": ("kit-dev-pg",)}, "volume kit-dev-pg", "gone from this host", "down dev --data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "name", "what", "fix"), FAILURES.values(), ids=FAILURES.keys())
+def test_each_fault_is_found_alone_and_has_a_fix(changes: dict[str, Any], name: str, what: str, fix: str) -> None:
+    failed = findings(replace(GOOD, **changes), Level.FAIL)
+    assert {check.name for check in failed} == {name}
+    assert what in failed[0].what
+    assert fix in failed[0].fix
+
+
+def test_all_faults_are_reported_together() -> None:
+    facts = replace(GOOD, **engine(memory_limit=False, memory_mb=2048), year=1970, engine_free_mb=10)
+    assert {problem.where for problem in problems(examine(facts, plan_of("dev"), "dev"))} == {
+        "memory cgroup", "memory", "clock", "disk",
+    }  # fmt: skip
+
+
+WARNINGS = {
+    "16 KiB pages": ({"arch": "arm64", "page_size": 16384}, "page size", "16 KiB"),
+    "registry silent": ({"registries_silent": ("docker.io",)}, "images", "docker.io did not answer"),
+    "stale lock": ({"stale_locks": 1}, "state", "ended without giving it back"),
+    "no toolchain": ({"toolchain": {}, "toolchain_missing": ("Pulumi",)}, "toolchain", "Pulumi"),
+}
+
+
+@pytest.mark.parametrize(("changes", "name", "what"), WARNINGS.values(), ids=WARNINGS.keys())
+def test_what_only_deserves_a_warning(changes: dict[str, Any], name: str, what: str) -> None:
+    facts = replace(GOOD, **changes)
+    assert not findings(facts, Level.FAIL)
+    (warning,) = findings(facts, Level.WARN)
+    assert (warning.name, what in warning.what, bool(warning.fix)) == (name, True, True)
+
+
+def test_names_that_do_not_resolve_are_a_warning() -> None:
+    facts = replace(GOOD, **engine(arch="arm64"), unresolved=("chat.pi.home.arpa",))
+    (warning,) = findings(facts, Level.WARN, "pi")
+    assert warning.name == "names"
+    assert "chat.pi.home.arpa" in warning.what
+
+
+@pytest.mark.parametrize(("runtimes", "fails"), [({"runc"}, True), ({"runc", "nvidia"}, False), ({"cdi"}, False)])
+def test_a_gpu_stack_needs_the_runtime(runtimes: set[str], fails: bool) -> None:
+    facts = replace(GOOD, **engine(memory_mb=65536, cpus=16, runtimes=frozenset(runtimes)), engine_free_mb=500_000)
+    assert [check.name for check in findings(facts, Level.FAIL, "gpu")] == (["gpu"] if fails else [])
+
+
+def test_our_own_port_is_no_fault() -> None:
+    facts = replace(GOOD, ports=(PortUse(address="127.0.0.1", port=8443, stack="dev", holder="container kit-dev-x"),))
+    assert not findings(facts, Level.FAIL)
+
+
+def test_without_a_plan_the_machine_is_still_checked() -> None:
+    facts = replace(GOOD, **engine(memory_limit=False), year=1970)
+    assert {problem.where for problem in problems(examine(facts, None, "dev"))} == {"memory cgroup", "clock"}
+
+
+def test_images_that_are_there_need_no_disk() -> None:
+    plan = plan_of("dev")
+    wanted = missing_images(GOOD, plan)
+    assert sum(wanted.values()) > 5000
+    there = replace(GOOD, **engine(images=frozenset(wanted)), engine_free_mb=1500)
+    assert missing_images(there, plan) == {}
+    assert not findings(there, Level.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("held", "reference", "there"),
+    [
+        ("redis:8.2.9", "docker.io/library/redis:8.2.9", True),
+        ("ollama/ollama:0.1", "docker.io/ollama/ollama:0.1", True),
+        ("quay.io/k/k:1", "quay.io/k/k:1", True),
+        ("redis@sha256:aa", "docker.io/library/redis:8.2.9@sha256:aa", True),
+        ("redis:8.2.9", "docker.io/library/redis:8.2.9@sha256:aa", False),
+        ("redis:8.2.8", "docker.io/library/redis:8.2.9", False),
+    ],
+)
+def test_an_image_is_known_by_its_short_name_or_digest(held: str, reference: str, there: bool) -> None:
+    assert held_by(frozenset({held}), reference) is there
+
+
+def test_ports_come_from_the_plan() -> None:
+    assert wanted_ports(plan_of("dev")) == [("127.0.0.1", 8080), ("127.0.0.1", 8443), ("127.0.0.1", 8444)]
+    assert ("0.0.0.0", 8443) in wanted_ports(plan_of("pi"))
+    assert ("127.0.0.1", 8444) in wanted_ports(plan_of("pi"))
+
+
+def test_the_report_shows_the_fix_below_its_fault() -> None:
+    lines = render([Check(name="clock", level=Level.FAIL, what="is off", fix="set it")])
+    assert [line.strip() for line in lines] == ["✗ clock  is off", "set it"]
