@@ -52,12 +52,11 @@ def table(resolved: Plan, width: int = 120) -> str:
 
 def _headline(resolved: Plan) -> str:
     host = resolved.host
-    pins = used_images(resolved)
+    ready, used = image_counts(resolved)
     if resolved.settings.images is ImageSource.AIRGAP:
-        built = sum(pin.name in resolved.settings.airgap_images for pin in pins)
-        source = f"images built locally, {built} of {len(pins)} ready"
+        source = f"images built locally, {ready} of {used} ready"
     else:
-        source = f"images from the registry, {sum(pin.digest is not None for pin in pins)} of {len(pins)} locked"
+        source = f"images from the registry, {ready} of {used} locked"
     name = resolved.stack if resolved.stack == host.target else f"{resolved.stack} ({host.target})"
     machine = [name, " and ".join(sorted(host.arches)), f"{host.memory_mb / 1024:g} GB", f"{host.cpus:g} CPUs"]
     return " · ".join([*machine, *(["GPU"] if host.gpu else []), source])
@@ -131,6 +130,15 @@ def used_images(resolved: Plan) -> list[ImagePin]:
     return [pins[name] for name in sorted(pins)]
 
 
+def image_counts(resolved: Plan) -> tuple[int, int]:
+    """How many images are locked to a digest, or built where they are built locally; and how many there are."""
+    pins = used_images(resolved)
+    if resolved.settings.images is ImageSource.AIRGAP:
+        return sum(pin.name in resolved.settings.airgap_images for pin in pins), len(pins)
+    references = {pin.reference for pin in pins}
+    return sum("@" in reference for reference in references), len(references)
+
+
 # ----------------------------------------------------------------------------------------------------- object
 
 
@@ -138,7 +146,7 @@ def as_json(resolved: Plan) -> dict[str, Any]:
     """The plan as an object of plain values, in start order, the same for the same plan."""
     host = resolved.host
     used, given = _memory(resolved)
-    pins = used_images(resolved)
+    ready, count = image_counts(resolved)
     return {
         "stack": resolved.stack,
         "target": host.target.value,
@@ -156,8 +164,8 @@ def as_json(resolved: Plan) -> dict[str, Any]:
             "page_size": host.page_size,
         },
         "images": resolved.settings.images.value,
-        "images_used": len(pins),
-        "images_locked": sum(pin.digest is not None for pin in pins),
+        "images_used": count,
+        "images_ready": ready,
         "memory": {"used_mb": used, "available_mb": given, "free_mb": given - used},
         "models": list(resolved.settings.models),
         "services": [_service(resolved, service) for service in resolved.services],

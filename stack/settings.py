@@ -250,8 +250,11 @@ def load(
     provided_keys: Collection[str] = frozenset(),
     *,
     retired: Mapping[str, RetiredKey] = RETIRED,
+    from_engine: bool = True,
 ) -> Settings:
     """Settings from raw values by key (without namespace), or one SpecError with every problem in them.
+
+    from_engine: lists may arrive as JSON text, as the engine hands them over; in a file Pulumi refuses that.
 
     secret_keys: those whose values are encrypted. provided_keys: those under which services expect secrets. No
     message ever shows the value of either.
@@ -272,7 +275,7 @@ def load(
             fix = f"it is no secret and is needed in plain text: pulumi config set {name} VALUE -s {stack}"
             problems.append(Problem(where=name, what="is encrypted", fix=fix))
         else:
-            _read(key, raw[name], values, problems)
+            _read(key, raw[name], values, problems, from_engine)
     provided = _provided(stack, raw, secret_keys, provided_keys, problems)
     problems += _together(values)
     if problems:
@@ -293,9 +296,11 @@ def _unknown(stack: str, name: str, known: Collection[str], retired: Mapping[str
     return Problem(where=name, what="is no key of this project", fix=fix)
 
 
-def _read(key: Key, value: object, values: dict[str, Any], problems: list[Problem]) -> None:
+def _read(key: Key, value: object, values: dict[str, Any], problems: list[Problem], from_engine: bool) -> None:
     """Put what the key's value means into values, or what is wrong with it into problems."""
     try:
+        if key.kind is Kind.ARRAY and isinstance(value, str) and not from_engine:
+            raise UnfitError("is no list: write [a, b]")
         plain = _plain(key.kind, value)
     except UnfitError as unfit:
         problems.append(Problem(where=key.name, what=shown(value), fix=str(unfit)))
@@ -345,7 +350,7 @@ def _plain(kind: Kind, value: object) -> object:
         case Kind.INTEGER if isinstance(value, int) and not isinstance(value, bool):
             return value
         case Kind.INTEGER:
-            if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            if isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value):
                 return int(value)
             raise UnfitError("is no whole number")
         case Kind.ARRAY:
@@ -441,7 +446,9 @@ def from_files(
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
         raise SpecError("There is no such stack", (_stack_name_problem(stack),))
     raw, secret_keys = project.stack_config(root, stack)
-    return load(stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys))
+    return load(
+        stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys), from_engine=False
+    )
 
 
 def _known_provided(provided_keys: Collection[str] | None) -> Collection[str]:

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops import configref
 from stack import project
 from stack import settings as settings_module
 from stack.model import ImageSource, Profile, SpecError, Target
@@ -130,6 +131,7 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("httpPort", [80], "httpPort", "is no whole number"),
     ("httpPort", "", "httpPort", "is no whole number"),
     ("httpPort", "９０", "httpPort", "is no whole number"),
+    ("httpPort", "010", "httpPort", "is no whole number"),  # 8 to the engine, 10 to whoever wrote it
     ("httpsPort", 8080, "httpsPort", "is httpPort already"),
     ("adminPort", 8443, "adminPort", "is httpsPort already"),
     ("profiles", ["chat", "chta"], "profiles[1]", 'is no profile. Did you mean "chat"? Profiles: chat'),
@@ -331,7 +333,9 @@ def test_overrides_replace_what_the_file_says(clone: Path) -> None:
     assert (loaded.images, loaded.models) == (ImageSource.AIRGAP, ("kit-tiny-chat",))
 
 
-@pytest.mark.parametrize("text", ["down: yes", "down: on", "down: 'true '", "realm: 5", "httpPort: 0x50"])
+@pytest.mark.parametrize(
+    "text", ["down: yes", "down: on", "down: 'true '", "realm: 5", "httpPort: 0x50", "cpus: 010", "models: '[]'"]
+)
 def test_yaml_is_read_as_pulumi_reads_it(clone: Path, text: str) -> None:
     write(clone, f"config:\n  ai-kit:target: dev\n  ai-kit:{text}\n")
     with pytest.raises(SpecError):
@@ -413,3 +417,7 @@ def test_from_pulumi_sees_every_key_of_the_project(monkeypatch: pytest.MonkeyPat
     assert [problem.where for problem in caught.value.problems] == ["profils"]
     assert loaded.models == ("a:1b",)
     assert loaded.provided_secrets == {"smtpPassword"}
+
+
+def test_the_reference_page_is_current(root: Path, golden: Callable[[str, str], None]) -> None:
+    golden("docs/reference/config.md", configref.render(root))
