@@ -626,7 +626,22 @@ _CLI_FLAGS = f"-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v{BU
 
 
 def _cli_directory() -> Path:
-    return home() / f"cli-{source_hash(_SOURCES / 'cli', _SOURCES / 'pulumi-language-python', extra=_CLI_FLAGS)}"
+    return home() / f"cli-{source_hash(_SOURCES / 'cli', extra=_CLI_FLAGS)}"
+
+
+def _host_directory() -> Path:
+    """The language host has a directory of its own: a change in it must not rebuild the CLI."""
+    return home() / f"host-{source_hash(_SOURCES / 'pulumi-language-python')}"
+
+
+def _install_host() -> None:
+    target = _host_directory()
+    if not target.is_dir():
+        work = _fresh(home() / f".new-{target.name}")
+        program = work / "pulumi-language-python"
+        shutil.copy(_SOURCES / "pulumi-language-python", program)
+        program.chmod(0o755)  # an unpacked archive of the sources may have lost it
+        _publish(work, target)
 
 
 def _plugins_directory(sdk: Mapping[str, str]) -> Path:
@@ -660,13 +675,7 @@ def _build(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugins: bo
         part.download(progress, "the Pulumi CLI")
         work = _fresh(home() / f".new-{cli_directory.name}")
         part.build(progress, "the Pulumi CLI", [(_CLI_PACKAGE, work / "pulumi", _CLI_FLAGS)])
-        shutil.copy(_SOURCES / "pulumi-language-python", work)
-        _note(
-            work,
-            go,
-            "cli",
-            f"Pulumi {BUILT_PULUMI}, and the Python language host airgap/toolchain/pulumi-language-python",
-        )
+        _note(work, go, "cli", f"Pulumi {BUILT_PULUMI}")
         _publish(work, cli_directory)
     if fetching is not None:
         fetching.join()
@@ -737,10 +746,12 @@ def current(sdk: Mapping[str, str], environ: Mapping[str, str] | None = None) ->
 
 
 def _environment(pulumi: Path, mode: PluginMode, pulumi_home: str | None, environ: Mapping[str, str]) -> dict[str, str]:
-    path = environ.get("PATH", os.defpath)
-    directory = str(pulumi.parent)
+    ours = [str(pulumi.parent)]
+    if pulumi.parent == _cli_directory():
+        ours.append(str(_host_directory()))
+    rest = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry not in ours]
     env = {
-        "PATH": path if path.split(os.pathsep)[0] == directory else f"{directory}{os.pathsep}{path}",
+        "PATH": os.pathsep.join([*ours, *rest]),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         # Formatting an output into a string is a mistake; this makes the mistake visible instead of deployed.
         "PULUMI_ERROR_OUTPUT_STRING": "1",
@@ -808,6 +819,7 @@ def _prepare(
     """Carry a choice out; falls back to building where the official way fails half-way."""
     forced = _forced(environ)
     origin, mode = choice.origin, choice.plugins
+    pulumi, version = home(), ""
     if origin == "release":
         target = home() / f"release-{RELEASE}"
         try:
@@ -820,14 +832,16 @@ def _prepare(
                 raise
             progress.line(f"! {error.what} Building Pulumi instead.")
             origin = "built"
-    if origin == "path":
-        assert on_path is not None and seen.cli is not None
+    elif origin == "path":
+        if on_path is None or seen.cli is None:
+            raise ToolchainError("PATH has no usable Pulumi.")
         pulumi, version = on_path, seen.cli
     if origin == "built":
         _build(progress, sdk, cli=True, plugins=mode == "airgap")
+        _install_host()
         pulumi, version = _cli_directory() / "pulumi", BUILT_PULUMI
     pulumi_home: str | None = None
-    needs: list[Path] = [pulumi]
+    needs: list[Path] = [pulumi, *([_host_directory()] if origin == "built" else [])]
     if mode == "official" and not frozenset(sdk) <= seen.plugins:
         pulumi_home = str(home() / "home")
         env = {**environ, **_environment(pulumi, mode, pulumi_home, environ)}
