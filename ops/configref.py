@@ -42,11 +42,15 @@ out. Another machine of the same kind is another stack: copy the file, and give 
 """
 
 
+ESCAPED = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "*": "\\*"})
+
+
 def render(root: Path) -> str:
     """The page."""
     lines: list[str] = []
     for name, entry in project.schema(root).items():
         kind = f"list of {entry['items']['type']}s" if entry["type"] == "array" else entry["type"]
         default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "none: it must be said"
-        lines.append(f"| `{name}` | {kind} | {default} | {str(entry['description']).replace('|', chr(92) + '|')} |\n")
+        meaning = str(entry["description"]).translate(ESCAPED)
+        lines.append(f"| `{name}` | {kind} | {default} | {meaning} |\n")
     return HEAD + "".join(lines) + TAIL

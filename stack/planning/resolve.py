@@ -156,6 +156,7 @@ class _Closure:
         self.catalog = catalog
         self.out = {*settings.without, *settings.retired}
         self.wanted = {spec.name: spec.profiles & set(settings.profiles) for spec in catalog.values()}
+        self.roles = {name: needed_roles(spec) for name, spec in catalog.items()}
         self.chosen: set[str] = set()
         self.requesters: dict[str, set[str]] = {}
         self.providers: dict[Role, str] = {}
@@ -221,7 +222,7 @@ class _Closure:
                     waiting.append(needed)
 
     def _role_users(self, role: Role) -> list[str]:
-        return [name for name in sorted(self.chosen) if role in needed_roles(self.catalog[name])]
+        return [name for name in sorted(self.chosen) if role in self.roles[name]]
 
     def _candidates(self, role: Role) -> list[str]:
         """Who could have the role: those chosen already, else whoever can be had."""
