@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ import httpx
 
 from ops import frontdoor
 from ops.identity import Administration
+from ops.progress import Progress, Step
+from stack.model import Role
 from stack.outputs import StackOutputs
 from stack.plan import Plan, docker_prefix
 from stack.proofs.context import Login, Person, ProofContext, ProofError
@@ -35,41 +38,56 @@ class Outcome:
 
 
 class Reporter(Protocol):
-    """Told about each proof before and after, and about the end."""
+    """Told about each proof before, meanwhile and after, and about the end."""
 
     def begins(self, service: str, title: str) -> None: ...
+
+    def trying(self, step: str) -> None: ...
 
     def ended(self, outcome: Outcome) -> None: ...
 
     def finished(self, outcomes: Sequence[Outcome], planned: int) -> None: ...
 
 
-class Lines:
-    """A Reporter that writes one line per proof, a failed one with what is wrong and where to look."""
+class Steps:
+    """A Reporter on ./kit's progress: the running proof shows what it tries, a failed one where to look."""
 
-    def __init__(self, write: Callable[[str], None] = print) -> None:
-        self._write = write
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._open: AbstractContextManager[Step] | None = None
+        self._step: Step | None = None
 
     def begins(self, service: str, title: str) -> None:
-        """Nothing: a proof is written when it has ended."""
+        self._open = self._progress.step(f"{service:<12} {title}")
+        self._step = self._open.__enter__()
+
+    def trying(self, step: str) -> None:
+        if self._step:
+            self._step.note(step)
 
     def ended(self, outcome: Outcome) -> None:
-        self._write(render(outcome))
+        if self._open is None or self._step is None:
+            return
+        if outcome.notes:
+            self._step.title += f" ({', '.join(outcome.notes)})"
+        self._step.note(outcome.problem)
+        problem = ProofError(outcome.problem) if outcome.problem else None
+        with suppress(ProofError):
+            self._open.__exit__(type(problem) if problem else None, problem, None)
+        self._open = self._step = None
+        for line in hints(outcome):
+            self._progress.line(f"{'':15}{line}")
 
     def finished(self, outcomes: Sequence[Outcome], planned: int) -> None:
-        self._write(summary(outcomes, planned))
+        self._progress.line(summary(outcomes, planned))
 
 
-def render(outcome: Outcome) -> str:
-    """The lines of one proof."""
-    notes = f" ({', '.join(outcome.notes)})" if outcome.notes else ""
+def hints(outcome: Outcome) -> tuple[str, ...]:
+    """What helps with a failed proof: what it was trying, and where to look."""
     if not outcome.problem:
-        return f"  ✓ {outcome.service:<12} {outcome.title + notes:<72} {outcome.seconds:>6.1f} s"
-    lines = [f"  ✗ {outcome.service:<12} {outcome.title}: {outcome.problem}"]
-    if outcome.step:
-        lines.append(f"{'':17}while trying: {outcome.step}")
-    lines += [f"{'':17}look at: {' or '.join(outcome.look)}"] if outcome.look else []
-    return "\n".join(lines)
+        return ()
+    trying = (f"while trying: {outcome.step}",) if outcome.step else ()
+    return (*trying, f"look at: {' or '.join(outcome.look)}") if outcome.look else trying
 
 
 def summary(outcomes: Sequence[Outcome], planned: int) -> str:
@@ -82,36 +100,34 @@ def summary(outcomes: Sequence[Outcome], planned: int) -> str:
     return f"{proven} of {planned} proven. The stack is up; this is not."
 
 
-def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | None = None) -> bool:
+def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | Progress) -> bool:
     """Run every proof of the plan, then remove all that was made for it, also after Ctrl-C. True when all hold.
 
     KeyboardInterrupt comes back out after the cleanup.
     """
-    report = reporter or Lines()
-    run = _Run(outputs, plan)
+    report = Steps(reporter) if isinstance(reporter, Progress) else reporter
+    run = _Run(outputs, plan, report)
     outcomes: list[Outcome] = []
-    planned = len(plan.proofs)
+    left_behind: list[Outcome] = []
     try:
         for owned in plan.proofs:
-            report.begins(owned.owner, owned.item.title)
-            outcome = run.attempt(owned.owner, owned.item.title, owned.item.run)
-            outcomes.append(outcome)
-            report.ended(outcome)
+            outcomes.append(run.attempt(owned.owner, owned.item.title, owned.item.run))
     finally:
-        left_behind = run.clean_up()
-        for outcome in left_behind:
-            report.ended(outcome)
-        run.close()
-        report.finished(outcomes, planned)
+        try:
+            left_behind = run.clean_up()
+        finally:
+            run.close()
+            report.finished(outcomes, len(plan.proofs))
     return not any(outcome.problem for outcome in [*outcomes, *left_behind])
 
 
 class _Run:
     """One run of all proofs: the browsers, the throw-away user, the administration."""
 
-    def __init__(self, outputs: StackOutputs, plan: Plan) -> None:
+    def __init__(self, outputs: StackOutputs, plan: Plan, report: Reporter) -> None:
         self.outputs = outputs
         self.plan = plan
+        self.report = report
         self.address = frontdoor.address_of(plan)
         self._browsers: list[httpx.Client] = []
         self._administration: Administration | None = None
@@ -121,27 +137,12 @@ class _Run:
         self._admin_browser: httpx.Client | None = None
 
     def attempt(self, service: str, title: str, target: str) -> Outcome:
-        """Run one function of a proof module and say how it went. Only an interrupt leaves this."""
-        context = _Context(self, service)
-        begin = time.monotonic()
-        problem = ""
-        try:
+        """Run one function of a proof module, report how it went. Only an interrupt leaves this."""
+
+        def call(context: _Context) -> None:
             _function(target)(context)
-        except ProofError as failed:
-            problem = str(failed)
-        except httpx.HTTPError as failed:
-            problem = f"no answer: {failed or type(failed).__name__}"
-        except Exception as failed:  # a proof that trips is a proof that fails, and others go on
-            problem = f"{type(failed).__name__}: {failed}"
-        return Outcome(
-            service=service,
-            title=title,
-            seconds=time.monotonic() - begin,
-            notes=tuple(context.notes),
-            step=context.current if problem else "",
-            problem=problem,
-            look=self._look(service) if problem else (),
-        )
+
+        return self._attempt(service, title, call, self._look(service))
 
     def clean_up(self) -> list[Outcome]:
         """Remove every throw-away person, of this run and earlier ones, everywhere. Returns what could not be done."""
@@ -151,23 +152,51 @@ class _Run:
             target = owned.item.cleanup
             if target and target not in seen:
                 seen.add(target)
-                tried.append(self.attempt(owned.owner, "leaves nothing behind", target))
-        tried.append(self._remove_people())
+                tried.append(self.attempt(owned.owner, "nothing of it stays behind", target))
+        provider = self.plan.provider(Role.IDENTITY)
+        if provider is not None:
+            title = "throw-away users are gone"
+            tried.append(self._attempt(provider.name, title, self._remove_people, self._look(provider.name)))
         return [outcome for outcome in tried if outcome.problem]
 
-    def _remove_people(self) -> Outcome:
+    def _attempt(
+        self, service: str, title: str, function: Callable[[_Context], None], look: tuple[str, ...]
+    ) -> Outcome:
+        self.report.begins(service, title)
+        context = _Context(self, service)
         begin = time.monotonic()
         problem = ""
         try:
-            administration = self.administration()
-            administration.leave()
-            for user_id in administration.found(PREFIX).values():
-                administration.remove(user_id)
-        except (ProofError, httpx.HTTPError) as failed:
-            problem = f"throw-away users stay in the realm: {failed or type(failed).__name__}"
-        return Outcome(
-            service="identity", title="leaves nothing behind", seconds=time.monotonic() - begin, problem=problem
-        )
+            function(context)
+        except ProofError as failed:
+            problem = str(failed)
+        except httpx.HTTPError as failed:
+            problem = f"no answer: {failed or type(failed).__name__}"
+        except Exception as failed:  # a proof that trips is a proof that fails, and others go on
+            problem = f"{type(failed).__name__}: {failed}"
+        except BaseException:
+            problem = "interrupted"
+            raise
+        finally:
+            outcome = Outcome(
+                service=service,
+                title=title,
+                seconds=time.monotonic() - begin,
+                notes=tuple(context.notes),
+                step=context.current if problem else "",
+                problem=problem,
+                look=look if problem else (),
+            )
+            self.report.ended(outcome)
+        return outcome
+
+    def _remove_people(self, context: _Context) -> None:
+        administration = self.administration()
+        context.step("sessions that were opened as somebody else")
+        administration.leave()
+        for name, user_id in administration.found(PREFIX).items():
+            context.step(f"user {name}")
+            administration.remove(user_id)
 
     def close(self) -> None:
         for client in self._browsers:
@@ -274,6 +303,7 @@ class _Context:
 
     def step(self, title: str) -> None:
         self.current = title
+        self._run.report.trying(title)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -38,7 +38,7 @@ def login(ctx: ProofContext) -> None:
             }
         )
         answer = ctx.authorize(f"{described['authorization_endpoint']}?{query}")
-        returned = parse_qs(urlsplit(answer.headers.get("location", "")).query)
+        returned = parse_qs(urlsplit(str(answer.headers.get("location", ""))).query)
         if returned.get("state") != [state] or "code" not in returned:
             raise ProofError("the login did not lead back with a code")
         ctx.step("the code buys a token")

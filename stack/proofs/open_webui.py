@@ -65,7 +65,11 @@ def knowledge(ctx: ProofContext) -> None:
     """A document goes in with the user's own login and is found by its vector."""
     session = _user(ctx)
     ctx.step("a collection for documents")
-    form = {"name": ctx.user.username, "description": "Made by a proof; safe to delete.", "access_grants": []}
+    form: dict[str, Any] = {
+        "name": ctx.user.username,
+        "description": "Made by a proof; safe to delete.",
+        "access_grants": [],
+    }
     collection = parsed(session.post("/api/v1/knowledge/create", json=form), "make a collection")["id"]
     for number, text in enumerate((*DECOYS, DOCUMENT)):
         ctx.step(f"document {number + 1} goes in")
@@ -80,7 +84,8 @@ def knowledge(ctx: ProofContext) -> None:
     ctx.step("the document is found by its vector")
     query = {"collection_names": [collection], "query": DOCUMENT, "k": 1, "hybrid": False}
     found = parsed(session.post("/api/v1/retrieval/query/collection", json=query), "ask the collection")
-    texts = [text for group in found.get("documents") or [] for text in group]
+    groups: list[list[str]] = found.get("documents") or []
+    texts = [text for group in groups for text in group]
     if not texts or DOCUMENT not in texts[0]:
         raise ProofError(f"asked for one document, found {texts[:1] or 'nothing'}")
     ctx.note(f"1 of {len(DECOYS) + 1}")
@@ -184,13 +189,14 @@ def _ask(session: httpx.Client, model: str) -> _Answer:
         for line in stream.iter_lines():
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
-            event: dict[str, Any] = json.loads(line.removeprefix("data: "))
+            event: Any = json.loads(line.removeprefix("data: "))
             if "error" in event:
                 raise ProofError(f"instead of an answer: {event['error']}")
-            for choice in event.get("choices") or []:
-                piece = (choice.get("delta") or {}).get("content") or ""
-                if piece:
-                    answer.text += piece
+            choices: list[Any] = event.get("choices") or []
+            for choice in choices:
+                delta: dict[str, Any] = choice.get("delta") or {}
+                if delta.get("content"):
+                    answer.text += str(delta["content"])
                     chunks.append(time.monotonic())
             usage: dict[str, Any] = event.get("usage") or {}
             answer.tokens = int(usage.get("eval_count") or usage.get("completion_tokens") or answer.tokens)
@@ -206,10 +212,8 @@ def _ask(session: httpx.Client, model: str) -> _Answer:
 def _processed(session: httpx.Client, file: str) -> bool | None:
     status = parsed(session.get(f"/api/v1/files/{file}/process/status"), "the document's state")["status"]
     if status == "failed":
-        detail = parsed(session.get(f"/api/v1/files/{file}"), "the document")
-        raise ProofError(
-            f"the document could not be read: {(detail.get('data') or {}).get('error', 'no reason given')}"
-        )
+        document: dict[str, Any] = parsed(session.get(f"/api/v1/files/{file}"), "the document").get("data") or {}
+        raise ProofError(f"the document could not be read: {document.get('error', 'no reason given')}")
     return True if status == "completed" else None
 
 
@@ -225,11 +229,11 @@ def _pages(session: httpx.Client, path: str, key: str, query: dict[str, str]) ->
 
 
 def _chat_form(model: str, answer: str) -> dict[str, Any]:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"id": "q", "parentId": None, "childrenIds": ["a"], "role": "user", "content": "A question of a proof"},
         {"id": "a", "parentId": "q", "childrenIds": [], "role": "assistant", "content": answer, "model": model},
     ]
-    history = {"currentId": "a", "messages": {message["id"]: message for message in messages}}
+    history: dict[str, Any] = {"currentId": "a", "messages": {message["id"]: message for message in messages}}
     return {"chat": {"title": "A proof", "models": [model], "messages": messages, "history": history}}
 
 

@@ -3,8 +3,6 @@
 Upstream: ollama/ollama. Facts: docs/services/ollama.md
 """
 
-from dataclasses import replace
-
 from stack import images
 from stack.derive import models, queue
 from stack.model import (
@@ -29,10 +27,6 @@ from stack.model import (
     Volume,
     Zone,
 )
-
-# The registry's image has the command line that fetches models. Built here, it is a recipe of its own that also has
-# the files of the tiny ones.
-MODELS = replace(images.OLLAMA, name="tiny-models")
 
 SERVICE = ServiceSpec(
     name="ollama",

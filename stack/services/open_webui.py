@@ -93,6 +93,7 @@ SERVICE = ServiceSpec(
                 "WEBUI_AUTH_COOKIE_SECURE": "true",
                 "WEBUI_AUTH_COOKIE_SAME_SITE": "lax",
                 "JWT_EXPIRES_IN": "7d",
+                "WEBUI_AUTH_SIGNOUT_REDIRECT_URL": OwnUrl("chat", "/"),
                 # Models.
                 "ENABLE_OLLAMA_API": "true",
                 "OLLAMA_BASE_URL": QUEUE,
