@@ -1,0 +1,192 @@
+"""The dev stack from nothing to all healthy: `pulumi up` against docker compose on the same plan.
+
+    .venv/bin/python -m bench.devstack [-n RUNS]
+
+compose gets the document that derive/compose.py makes of the plan: the same images, limits, volumes, files, jobs and
+health checks. Pulumi does more after that point (realm, clients, users); both columns are shown. Order alternates, every
+run starts without containers, networks and volumes. The figure to reach is a ratio of 1.1 for all healthy.
+Needs the images and a toolchain: run `./kit up` once before; everything else stays on ports and names of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bench.measure import Series, Timed, all_ready, header, ratios, run, swept, table
+from ops import toolchain
+from ops.enginestate import EngineState
+from ops.paths import ROOT
+from ops.progress import Progress
+from ops.pulumirun import PARALLEL
+from ops.session import Session
+from ops.up import build_images
+from stack.derive import compose, encode, runtime
+from stack.derive.values import CaPiece, LeafPiece, SecretPiece, Text
+from stack.plan import Plan, SecretKey
+
+STACK = "benchdev"
+STACK_FILE = """config:
+  ai-kit:target: dev
+  ai-kit:httpPort: 18080
+  ai-kit:httpsPort: 18443
+  ai-kit:adminPort: 18444
+  ai-kit:models: [llama3.2:1b]
+  ai-kit:embeddingModel: nomic-embed-text
+"""
+
+
+def clone(work: Path) -> Path:
+    """The tracked files, with the benchmark's stack file among them."""
+    root = work / "clone"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    (root / f"Pulumi.{STACK}.yaml").write_text(STACK_FILE, encoding="utf-8")
+    return root
+
+
+class Ready:
+    """Every container of the plan healthy, every job of it ended well."""
+
+    def __init__(self, built: runtime.Runtime) -> None:
+        self._healthy = frozenset(container.name for container in built.containers)
+        # Reloading is Pulumi's alone: compose has no such job.
+        self._succeeded = frozenset(job.name for job in built.jobs if not job.pid_of)
+
+    def __call__(self, engine: EngineState) -> bool:
+        return all_ready(engine, self._healthy, self._succeeded)
+
+
+def with_pulumi(session: Session, tools: toolchain.Toolchain, ready: Ready, work: Path) -> Timed:
+    """A new state, then one `up` as ./kit runs it."""
+    shutil.rmtree(session.state.home, ignore_errors=True)
+    pulumi = session.pulumi(tools)
+    session.record_choice()
+    session.write_config(pulumi)
+    arguments = pulumi.arguments("up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL)
+    return run(
+        [pulumi.program, *arguments],
+        env=pulumi.environment,
+        directory=session.root,
+        stack=STACK,
+        ready=ready,
+        log=work / "pulumi.log",
+    )
+
+
+class Filled:
+    """Texts with secrets in them, as compose needs them: generated for this run and gone with it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._secrets = {secret.key: secrets.token_hex(16) for secret in plan.secrets}
+        self._ca, self._leaf = certificates([plan.host_name(owned.item) for owned in plan.routes])
+
+    def __call__(self, text: Text) -> str:
+        return "".join(self._piece(piece) for piece in text)
+
+    def _piece(self, piece: object) -> str:
+        match piece:
+            case SecretPiece(key, encoding):
+                return encode.encode(self._secret(key), encoding)
+            case CaPiece():
+                return self._ca
+            case LeafPiece():
+                return self._leaf
+            case _:
+                return str(piece)
+
+    def _secret(self, key: SecretKey) -> str:
+        return self._secrets[key]
+
+
+def certificates(hosts: list[str]) -> tuple[str, str]:
+    """A throw-away authority, and key with chain for the hosts."""
+    now = datetime.now(UTC)
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    base = x509.CertificateBuilder().issuer_name(issuer).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    ca = base.subject_name(issuer).public_key(ca_key.public_key()).serial_number(x509.random_serial_number())
+    ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(ca_key, hashes.SHA256())
+    leaf = (
+        base.subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    ca_pem = ca.public_bytes(pem).decode()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain).decode()
+    return ca_pem, private + leaf.public_bytes(pem).decode() + ca_pem
+
+
+def with_compose(program: Path, plan: Plan, built: runtime.Runtime, ready: Ready, work: Path) -> Timed:
+    """The project written anew, then one `up --wait`."""
+    project = work / "compose"
+    shutil.rmtree(project, ignore_errors=True)
+    made = compose.project(built, STACK, Filled(plan))
+    jobs = {job.name: job.user for job in built.jobs}
+    for name, text in made.files.items():
+        file = project / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        # A job reads its bound files as its own user; service files are copied by root.
+        uid, gid = (jobs.get(name.split("/")[1]) or "0:0").split(":")
+        os.chown(file, int(uid), int(gid))
+        file.chmod(0o400)
+    (project / "compose.json").write_text(json.dumps(made.document), encoding="utf-8")
+    up = [str(program), "-f", "compose.json", "up", "--detach"]
+    return run(up, env=os.environ, directory=project, stack=STACK, ready=ready, log=work / "compose.log")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m bench.devstack", description=__doc__)
+    parser.add_argument("-n", type=int, default=5, help="pairs of runs (5)")
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="aikit-bench-"))
+    os.environ["XDG_STATE_HOME"] = str(work / "state")
+    progress = Progress()
+    tools = toolchain.ensure(progress, toolchain.sdk_versions())
+    program = toolchain.ensure_compose(progress)
+    session = Session(STACK, clone(work))
+    session.choose_images()
+    plan = session.plan()
+    build_images(session, plan, progress)
+    built = runtime.build(plan)
+    ready = Ready(built)
+    runs = {
+        "pulumi": partial(with_pulumi, session, tools, ready, work),
+        "compose": partial(with_compose, program, plan, built, ready, work),
+    }
+    reached = {name: Series(f"{name}: all healthy") for name in runs}
+    total = {name: Series(f"{name}: command returned") for name in runs}
+    print(header(f"dev stack, images {session.chosen_images}; logs in {work}"))
+    for number in range(arguments.n):
+        for name in sorted(runs, reverse=bool(number % 2)):
+            with swept(STACK):
+                timed = runs[name]()
+            reached[name].values.append(timed.to_ready)
+            total[name].values.append(timed.total)
+            print(f"  run {number + 1}, {name}: all healthy after {timed.to_ready:.1f} s", flush=True)
+    print(table([*reached.values(), *total.values()]))
+    print(table([ratios("ratio pulumi / compose: all healthy", reached["pulumi"], reached["compose"])]))
+
+
+if __name__ == "__main__":
+    main()
