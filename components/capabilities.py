@@ -1,8 +1,8 @@
 """One gate for arguments that came after the oldest provider plugin we run with.
 
 Where the plugins were built from package registries they are older than the SDKs and refuse arguments they do
-not know. `AIKIT_PLUGIN_CAPABILITIES` then names a JSON file {plugin: {token: {"inputs": [property names]}}}, nested
-names with dots; without it the official plugins are in use and everything is supported.
+not know. `AIKIT_PLUGIN_CAPABILITIES` then names a JSON file {plugin: {token: [property names]}}, nested ones with
+dots (airgap/toolchain/capabilities.json); without it the official plugins are in use and everything is supported.
 """
 
 from __future__ import annotations
@@ -54,5 +54,5 @@ def camel(name: str) -> str:
 def _known(path: str) -> Mapping[str, frozenset[str]]:
     if not path:
         return {}
-    read = cast(dict[str, dict[str, dict[str, list[str]]]], json.loads(Path(path).read_text(encoding="utf-8")))
-    return {token: frozenset(known["inputs"]) for tokens in read.values() for token, known in tokens.items()}
+    read = cast(dict[str, dict[str, list[str]]], json.loads(Path(path).read_text(encoding="utf-8")))
+    return {token: frozenset(known) for tokens in read.values() for token, known in tokens.items()}

@@ -178,7 +178,7 @@ def uploads(files: Sequence[Content], directory: str, user: str) -> list[docker.
         docker.ContainerUploadArgs(
             file=f"{directory}/{file.name}",
             content_base64=pulumi.Output.secret(file.content).apply(encoded),
-            permissions=file.mode if root else "0444",
+            permissions=file.mode if root else "0555" if int(file.mode, 8) & 0o111 else "0444",
         )
         for file in files
     ]

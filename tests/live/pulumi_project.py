@@ -59,8 +59,8 @@ class Result:
         return self.ok and not self.steps
 
     def ops(self, name: str) -> set[str]:
-        """What happened to the resource of that name."""
-        return {step.op for step in self.steps if step.name == name}
+        """What happened to the resource of that name, components left aside."""
+        return {step.op for step in self.steps if step.name == name and not step.type.startswith("aikit:")}
 
     def __str__(self) -> str:
         return f"exit {self.code}\n{self.text}\n" + "\n".join(str(step) for step in self.steps)
@@ -157,12 +157,22 @@ class Project:
         """`pulumi stack export`, secrets encrypted."""
         return json.loads(self._cli("stack", "export", "--stack", "test"))
 
+    def orphans(self) -> list[str]:
+        """Containers of this project that its state does not know: a killed run made them and wrote nothing down."""
+        known = {resource.get("id") for resource in self.export()["deployment"].get("resources", [])}
+        found = docker("ps", "-aq", "--no-trunc", "--filter", f"name={self.prefix}").split()
+        return [container for container in found if container not in known]
+
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs, secrets in clear."""
         return json.loads(self._cli("stack", "output", "--stack", "test", "--json", "--show-secrets"))
 
     def unprotect(self) -> None:
         self._cli("state", "unprotect", "--stack", "test", "--all", "--yes")
+
+    def unlock(self) -> None:
+        """Remove the lock of a run that was killed."""
+        self._cli("cancel", "--stack", "test", "--yes")
 
     def remove(self) -> None:
         """Destroy what is there, protected or not, and remove by hand what the state does not know."""
