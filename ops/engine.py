@@ -295,8 +295,8 @@ def _over_ssh(
     try:
         process = subprocess.Popen(
             [*command, "--", target, "docker", "system", "dial-stdio"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=subprocess.DEVNULL,
         )
     except OSError:

@@ -697,9 +697,17 @@ def _build(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugins: bo
                 f"not the official plugin {sdk[name]}: it stands in for it (see docs/toolchain.md)",
             )
         _publish(work, plugins_directory)
+    _prune(go)
+
+
+def _prune(go: Go) -> None:
+    """Give the disk space back, except to developers who will build again soon."""
+    if os.environ.get("AIKIT_KEEP_GO_CACHE"):
+        return
     for cache in go.prune:
-        if not os.environ.get("AIKIT_KEEP_GO_CACHE"):
-            shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
+        with suppress(OSError):
+            cache.parent.rmdir()
 
 
 def _note(directory: Path, go: Go, module: str, what: str) -> None:
@@ -897,9 +905,7 @@ def ensure_compose(progress: Progress) -> Path:
             part.build(progress, "Docker Compose", [(package, work / "docker-compose", flags)])
             _note(work, go, "compose", f"Docker Compose {COMPOSE}")
             _publish(work, target)
-            for cache in go.prune:
-                if not os.environ.get("AIKIT_KEEP_GO_CACHE"):
-                    shutil.rmtree(cache, ignore_errors=True)
+            _prune(go)
     return target / "docker-compose"
 
 

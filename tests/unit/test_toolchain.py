@@ -1,0 +1,589 @@
+"""The toolchain's order, checks and cache. Proves nothing about the programs themselves: the live layer runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from ops import toolchain
+from ops.paths import ROOT
+from ops.progress import Progress
+from ops.toolchain import RELEASE, Choice, Seen, Toolchain, ToolchainError, decide, release_matters
+
+SDK = {"docker": "5.2.0", "keycloak": "6.14.1", "random": "4.21.4", "tls": "5.6.2"}
+ALL = frozenset(SDK)
+NEW = toolchain.MINIMUM_PULUMI
+ARCHIVE = f"pulumi-v{RELEASE}-linux-x64.tar.gz"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, and nobody's environment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("AIKIT_TOOLCHAIN", raising=False)
+    monkeypatch.delenv("AIKIT_PULUMI_RELEASES", raising=False)
+    return tmp_path / "cache" / "ai-kit" / "toolchain"
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress(io.StringIO(), tty=False)
+
+
+# -------------------------------------------------------------------------------------------------------- the order
+
+
+@pytest.mark.parametrize(
+    ("seen", "release", "expected"),
+    [
+        pytest.param(
+            Seen(cli=NEW, language_host=True, plugins=ALL),
+            False,
+            Choice("path", "official"),
+            id="all there, no network",
+        ),
+        pytest.param(
+            Seen(cli=NEW, language_host=True), True, Choice("path", "official"), id="the engine gets the plugins"
+        ),
+        pytest.param(
+            Seen(cli=NEW, language_host=True), False, Choice("path", "airgap"), id="plugins built for PATH's CLI"
+        ),
+        pytest.param(
+            Seen(cli=NEW, language_host=True, plugins=ALL - {"tls"}),
+            False,
+            Choice("path", "airgap"),
+            id="one plugin missing: never a mixture",
+        ),
+        pytest.param(Seen(cli=NEW, language_host=False), True, Choice("release", "official"), id="no language host"),
+        pytest.param(
+            Seen(cli="3.100.0", language_host=True, plugins=ALL), True, Choice("release", "official"), id="too old"
+        ),
+        pytest.param(
+            Seen(cli="3.100.0", language_host=True, plugins=ALL),
+            False,
+            Choice("built", "official"),
+            id="too old, no network, plugins there",
+        ),
+        pytest.param(Seen(), True, Choice("release", "official"), id="nothing, network"),
+        pytest.param(Seen(), False, Choice("built", "airgap"), id="nothing, no network"),
+    ],
+)
+def test_order(seen: Seen, release: bool, expected: Choice) -> None:
+    assert decide(seen, ALL, release=release) == expected
+
+
+@pytest.mark.parametrize(
+    ("forced", "seen", "release", "expected"),
+    [
+        ("built", Seen(cli=NEW, language_host=True, plugins=ALL), True, Choice("built", "airgap")),
+        ("release", Seen(cli=NEW, language_host=True, plugins=ALL), True, Choice("release", "official")),
+        ("path", Seen(cli=NEW, language_host=True), False, Choice("path", "airgap")),
+    ],
+)
+def test_forced(forced: toolchain.Origin, seen: Seen, release: bool, expected: Choice) -> None:
+    assert decide(seen, ALL, release=release, forced=forced) == expected
+
+
+@pytest.mark.parametrize(
+    ("forced", "seen", "says"),
+    [
+        ("path", Seen(cli="3.100.0", language_host=True), "it is 3.100.0"),
+        ("path", Seen(cli=NEW), "pulumi-language-python is missing"),
+        ("path", Seen(), "there is none"),
+        ("release", Seen(), "does not answer"),
+    ],
+)
+def test_forced_but_impossible(forced: toolchain.Origin, seen: Seen, says: str) -> None:
+    with pytest.raises(ToolchainError, match=says):
+        decide(seen, ALL, release=False, forced=forced)
+
+
+def test_release_host_is_asked_only_where_it_matters() -> None:
+    complete = Seen(cli=NEW, language_host=True, plugins=ALL)
+    assert not release_matters(complete, ALL)
+    assert not release_matters(Seen(), ALL, "built")
+    assert release_matters(Seen(), ALL)
+    assert release_matters(complete, ALL, "release")
+
+
+@pytest.mark.parametrize(
+    ("version", "minimum", "expected"),
+    [("3.256.0", "3.255.0", True), ("v3.255.0", "3.255.0", True), ("3.99.9", "3.255.0", False), ("4.0", "3.9", True)],
+)
+def test_versions(version: str, minimum: str, expected: bool) -> None:
+    assert toolchain.newer_or_same(version, minimum) is expected
+
+
+# --------------------------------------------------------------------------------------------------- what is there
+
+
+def program(directory: Path, name: str, text: str = "") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / name
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_look_around(tmp_path: Path) -> None:
+    cli = program(tmp_path / "bin", "pulumi", "echo v3.300.1")
+    program(tmp_path / "bin", "pulumi-language-python")
+    (tmp_path / "home/plugins/resource-tls-v5.6.2").mkdir(parents=True)
+    (tmp_path / "home/plugins/resource-random-v4.0.0").mkdir()
+    environ = {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path / "home")}
+    seen, path = toolchain.look_around(SDK, environ)
+    assert (seen, path) == (Seen(cli="3.300.1", language_host=True, plugins=frozenset({"tls"})), cli)
+
+
+def test_look_around_finds_the_host_beside_a_linked_cli(tmp_path: Path) -> None:
+    program(tmp_path / "opt", "pulumi", "echo v3.300.1")
+    program(tmp_path / "opt", "pulumi-language-python")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/pulumi").symlink_to(tmp_path / "opt/pulumi")
+    seen, _ = toolchain.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
+    assert seen.language_host
+
+
+def test_a_pulumi_that_does_not_run_is_none(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "pulumi", "exit 3")
+    seen, _ = toolchain.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
+    assert seen.cli is None
+    assert not seen.cli_usable
+
+
+# --------------------------------------------------------------------------------------------------------- releases
+
+
+class Releases(http.server.BaseHTTPRequestHandler):
+    files: Mapping[str, bytes] = {}
+    asked: list[str]
+
+    def _send(self, body: bool) -> None:
+        content = self.files.get(self.path.lstrip("/"))
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if body and content:
+            self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path.lstrip("/"))
+        self._send(True)
+
+    def do_HEAD(self) -> None:
+        self._send(False)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+Serve = Callable[[Mapping[str, bytes]], tuple[str, list[str]]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serves files on loopback; gives the address and the list of what was fetched."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(files: Mapping[str, bytes]) -> tuple[str, list[str]]:
+        asked: list[str] = []
+        handler = type("Handler", (Releases,), {"files": files, "asked": asked})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}", asked
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def archive(*names: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in names:
+            content = f"#!/bin/sh\necho v{RELEASE}\n".encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+GOOD = archive("pulumi/pulumi", "pulumi/pulumi-language-python", "pulumi/README", "../pulumi-escape")
+
+
+def fetch(url: str, target: Path, progress: Progress, pins: Mapping[str, str]) -> None:
+    with progress.step("fetching") as step:
+        toolchain.fetch_release(target, step, url=url, platform_name="linux-x64", pins=pins)
+
+
+def test_release_that_matches_its_pin(serve: Serve, tmp_path: Path, progress: Progress) -> None:
+    url, asked = serve({ARCHIVE: GOOD})
+    fetch(url, tmp_path / "release", progress, {"linux-x64": hashlib.sha256(GOOD).hexdigest()})
+    names = {file.name for file in (tmp_path / "release").iterdir()}
+    assert names == {"pulumi", "pulumi-language-python", "pulumi-escape", "BUILT-FROM.txt"}
+    assert os.access(tmp_path / "release/pulumi", os.X_OK)
+    assert not (tmp_path / "pulumi-escape").exists()
+    assert asked == [ARCHIVE], "a pinned release needs no published checksum"
+
+
+def test_release_without_a_pin_uses_the_published_checksum(serve: Serve, tmp_path: Path, progress: Progress) -> None:
+    sums = f"{'0' * 64}  other.tar.gz\n{hashlib.sha256(GOOD).hexdigest()}  {ARCHIVE}\n".encode()
+    url, _ = serve({ARCHIVE: GOOD, f"pulumi-{RELEASE}-checksums.txt": sums})
+    fetch(url, tmp_path / "release", progress, {})
+    assert (tmp_path / "release/pulumi").is_file()
+
+
+@pytest.mark.parametrize(
+    ("files", "pins", "says"),
+    [
+        pytest.param({ARCHIVE: GOOD}, {"linux-x64": "0" * 64}, "expected 0000", id="another file than pinned"),
+        pytest.param(
+            {ARCHIVE: GOOD, f"pulumi-{RELEASE}-checksums.txt": f"{'1' * 64}  {ARCHIVE}\n".encode()},
+            {},
+            "expected 1111",
+            id="another file than published",
+        ),
+        pytest.param(
+            {ARCHIVE: GOOD, f"pulumi-{RELEASE}-checksums.txt": b"nothing"}, {}, "does not list", id="not published"
+        ),
+        pytest.param({}, {"linux-x64": "0" * 64}, "404", id="no archive"),
+        pytest.param(
+            {ARCHIVE: archive("pulumi/pulumi")},
+            {"linux-x64": hashlib.sha256(archive("pulumi/pulumi")).hexdigest()},
+            "holds no",
+            id="no language host inside",
+        ),
+    ],
+)
+def test_release_that_is_refused_leaves_nothing(
+    serve: Serve,
+    tmp_path: Path,
+    progress: Progress,
+    files: dict[str, bytes],
+    pins: dict[str, str],
+    says: str,
+) -> None:
+    url, _ = serve(files)
+    with pytest.raises(ToolchainError, match=says):
+        fetch(url, tmp_path / "release", progress, pins)
+    assert not (tmp_path / "release").exists()
+
+
+def test_probe(serve: Serve) -> None:
+    url, _ = serve({ARCHIVE: GOOD})
+    assert toolchain.probe(f"{url}/{ARCHIVE}")
+    assert not toolchain.probe(f"{url}/something-else")
+    assert not toolchain.probe("http://127.0.0.1:9/")
+
+
+def test_probe_does_not_wait_for_a_silent_host() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        assert not toolchain.probe(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+        assert time.monotonic() - started < 2
+
+
+# ------------------------------------------------------------------------------------------------------------- cache
+
+
+def sources(directory: Path) -> Path:
+    (directory / "module").mkdir(parents=True)
+    (directory / "module/go.mod").write_text("module x\n")
+    (directory / "module/main.go").write_text("package main\n")
+    return directory
+
+
+def test_hash_follows_the_sources(tmp_path: Path) -> None:
+    root = sources(tmp_path / "a")
+    before = toolchain.source_hash(root)
+    assert before == toolchain.source_hash(root)
+    assert before != toolchain.source_hash(root, extra="other linker flags")
+    (root / "module/main.go").write_text("package main \n")
+    changed = toolchain.source_hash(root)
+    assert changed != before
+    (root / "module/main.go").rename(root / "module/other.go")
+    assert toolchain.source_hash(root) not in (before, changed)
+
+
+def test_hash_follows_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = sources(tmp_path / "a")
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
+    amd64 = toolchain.source_hash(root)
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "aarch64")
+    assert toolchain.source_hash(root) != amd64
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "riscv64")
+    with pytest.raises(ToolchainError, match="riscv64"):
+        toolchain.source_hash(root)
+
+
+def test_lock_is_for_one(cache: Path, progress: Progress) -> None:
+    script = "import sys; from ops import toolchain\nwith toolchain.locked(): print('in', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    entered = threading.Event()
+
+    def enter() -> None:
+        with toolchain.locked(progress):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not entered.wait(0.3)
+    other.kill()  # a killed holder lets go by itself
+    other.communicate()
+    assert entered.wait(5)
+    thread.join()
+
+
+# ---------------------------------------------------------------------------------------------------------- ensure
+
+
+def official(tmp_path: Path) -> dict[str, str]:
+    """An environment with a complete official Pulumi on PATH."""
+    program(tmp_path / "bin", "pulumi", f"echo v{NEW}")
+    program(tmp_path / "bin", "pulumi-language-python")
+    for name, version in SDK.items():
+        (tmp_path / f"user/plugins/resource-{name}-v{version}").mkdir(parents=True)
+    return {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path / "user")}
+
+
+def test_what_is_there_is_used_as_it_is(tmp_path: Path, progress: Progress) -> None:
+    environ = official(tmp_path)
+    found = toolchain.ensure(progress, SDK, environ=environ, release_url="http://127.0.0.1:9")
+    assert (found.origin, found.plugin_mode, found.version) == ("path", "official", NEW)
+    assert found.pulumi == tmp_path / "bin/pulumi"
+    assert "PULUMI_HOME" not in found.env, "the user's own plugins are used where they are"
+    assert "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION" not in found.env
+
+
+def test_second_call_is_fast_and_the_same(tmp_path: Path, progress: Progress) -> None:
+    environ = official(tmp_path)
+    first = toolchain.ensure(progress, SDK, environ=environ)
+    started = time.monotonic()
+    assert toolchain.ensure(progress, SDK, environ=environ) == first
+    assert time.monotonic() - started < 0.3
+
+
+@pytest.mark.parametrize("change", ["program gone", "program changed", "other SDK", "forced", "stamp broken"])
+def test_choice_is_kept_only_while_it_holds(tmp_path: Path, cache: Path, progress: Progress, change: str) -> None:
+    environ = official(tmp_path)
+    toolchain.ensure(progress, SDK, environ=environ)
+    sdk = dict(SDK)
+    if change == "program gone":
+        (tmp_path / "bin/pulumi").unlink()
+    elif change == "program changed":
+        program(tmp_path / "bin", "pulumi", "echo v9.9.9 # another one")
+    elif change == "other SDK":
+        sdk["tls"] = "5.7.0"
+    elif change == "forced":
+        environ["AIKIT_TOOLCHAIN"] = "built"
+    else:
+        (cache / "current.json").write_text("{")
+    assert toolchain.current(sdk, environ) is None
+
+
+def test_a_wrong_wish_is_refused(tmp_path: Path, progress: Progress) -> None:
+    with pytest.raises(ToolchainError, match="may be path, release or built"):
+        toolchain.ensure(progress, SDK, environ={"AIKIT_TOOLCHAIN": "bulit", "PATH": str(tmp_path)})
+
+
+FAKE_GO = """
+case "$1" in
+  version) echo "go version go1.99.0 linux/amd64" ;;
+  env) echo /nonexistent ;;
+  list) echo a/b; echo "go: downloading example.org/a v1.0.0" >&2 ;;
+  build)
+    mkdir -p "$GOCACHE"
+    echo "a/b" >&2
+    if [ -n "$FAKE_GO_FAILS" ] && case "$*" in *"$FAKE_GO_FAILS"*) true ;; *) false ;; esac; then
+      echo "main.go:1: it does not compile" >&2; exit 1
+    fi
+    while [ "$1" != -o ]; do shift; done
+    printf '#!/bin/sh\\necho v3.256.0\\n' > "$2"; chmod +x "$2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A Go that pretends to build; nothing else of the machine is looked at."""
+    program(tmp_path / "go-bin", "go", FAKE_GO)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'go-bin'}:/usr/bin:/bin")
+    return {"PATH": str(tmp_path / "nothing"), "PULUMI_HOME": str(tmp_path / "user"), "AIKIT_TOOLCHAIN": "built"}
+
+
+def visible(cache: Path) -> set[str]:
+    return {re.sub(r"-[0-9a-f]{16}$", "", entry.name) for entry in cache.iterdir() if not entry.name.startswith(".")}
+
+
+def test_built_from_registries(fake_go: dict[str, str], cache: Path, progress: Progress) -> None:
+    built = toolchain.ensure(progress, SDK, environ=fake_go)
+    assert (built.origin, built.plugin_mode, built.version) == ("built", "airgap", toolchain.BUILT_PULUMI)
+    assert os.access(built.pulumi, os.X_OK)
+    home = Path(built.env["PULUMI_HOME"])
+    assert home.is_relative_to(cache)
+    for name, version in SDK.items():
+        directory = home / "plugins" / f"resource-{name}-v{version}"
+        assert os.access(directory / f"pulumi-resource-{name}", os.X_OK)
+        assert "not the official plugin" in (directory / "BUILT-FROM.txt").read_text()
+    assert built.env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] == "true"
+    on_path = [Path(entry) for entry in built.env["PATH"].split(os.pathsep)]
+    assert any(os.access(entry / "pulumi-language-python", os.X_OK) for entry in on_path)
+    assert toolchain.current(SDK, fake_go) == built
+    assert not (cache / "go").exists(), "gigabytes of build cache are given back"
+
+
+def test_failed_build_leaves_nothing_half_and_says_where_to_look(
+    fake_go: dict[str, str], cache: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_GO_FAILS", "pulumi-resource-random")
+    with pytest.raises(ToolchainError) as failed:
+        toolchain.ensure(progress, SDK, environ=fake_go)
+    assert "it does not compile" in failed.value.fix
+    assert str(cache / "log/providers.log") in failed.value.fix
+    assert toolchain.current(SDK, fake_go) is None
+    assert visible(cache) == {"cli", "log", "go"}, "the finished half is kept, of the other nothing shows"
+    monkeypatch.delenv("FAKE_GO_FAILS")
+    toolchain.ensure(progress, SDK, environ=fake_go)
+    assert visible(cache) >= {"cli", "host", "plugins", "current.json"}
+    assert not [entry for entry in cache.iterdir() if entry.name.startswith(".new-")]
+
+
+def test_interrupted_command_takes_its_children_along(tmp_path: Path, progress: Progress) -> None:
+    pid = tmp_path / "pid"
+    command = ["sh", "-c", f"echo started; sleep 60 & echo $! > {pid}; wait"]
+
+    def interrupt(line: str) -> str | None:
+        if line == "started":
+            for _ in range(100):
+                if pid.exists() and pid.read_text().strip():
+                    raise KeyboardInterrupt
+                time.sleep(0.02)
+        return None
+
+    with pytest.raises(KeyboardInterrupt), progress.step("x") as step:
+        toolchain.run_logged(command, log=tmp_path / "log", step=step, note=interrupt)
+    child = Path(f"/proc/{pid.read_text().strip()}/stat")
+    for _ in range(100):
+        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail("the child still runs")
+
+
+def test_release_that_fails_half_way_is_built_instead(
+    fake_go: dict[str, str], serve: Serve, progress: Progress
+) -> None:
+    url, _ = serve({ARCHIVE: b"not what is pinned", f"pulumi-v{RELEASE}-linux-arm64.tar.gz": b"neither"})
+    del fake_go["AIKIT_TOOLCHAIN"]
+    built = toolchain.ensure(progress, SDK, environ=fake_go, release_url=url)
+    # The CLI is refused for its checksum; the built one cannot fetch plugins either (the fake makes none).
+    assert built.origin == "built"
+
+
+# ------------------------------------------------------------------------------------------------------------- pins
+
+
+def required(module: str) -> dict[str, str]:
+    text = (ROOT / "airgap/toolchain" / module / "go.mod").read_text()
+    return dict(re.findall(r"^(?:require )?\s*(\S+) v(\S+)(?: // indirect)?$", text, re.MULTILINE))
+
+
+def test_versions_named_here_are_the_ones_built() -> None:
+    assert required("cli")["github.com/pulumi/pulumi/pkg/v3"] == toolchain.BUILT_PULUMI
+    assert required("compose")["github.com/docker/compose/v2"] == toolchain.COMPOSE
+    assert toolchain.newer_or_same(toolchain.BUILT_PULUMI, toolchain.MINIMUM_PULUMI)
+    assert toolchain.newer_or_same(toolchain.RELEASE, toolchain.MINIMUM_PULUMI)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in toolchain.RELEASE_SHA256.values())
+
+
+def test_every_module_is_pinned_by_checksum() -> None:
+    for module in ("cli", "providers", "compose"):
+        directory = ROOT / "airgap/toolchain" / module
+        replaced = dict(
+            re.findall(r"^\s*(?:replace )?(\S+) => (.+)$", (directory / "go.mod").read_text(), re.MULTILINE)
+        )
+        sums = (directory / "go.sum").read_text()
+        for name, version in required(module).items():
+            wanted = replaced.get(name, f"{name} v{version}")
+            assert wanted.startswith("./shim/") or wanted in sums, f"{module}: {wanted}"
+
+
+CAPABILITIES = cast(
+    dict[str, dict[str, list[str]]], json.loads((ROOT / "airgap/toolchain/capabilities.json").read_text())
+)
+
+
+USED = {
+    "docker:index/container:Container",
+    "docker:index/network:Network",
+    "docker:index/remoteImage:RemoteImage",
+    "docker:index/volume:Volume",
+    "keycloak:index/group:Group",
+    "keycloak:index/realm:Realm",
+    "keycloak:index/realmEvents:RealmEvents",
+    "keycloak:index/requiredAction:RequiredAction",
+    "keycloak:index/role:Role",
+    "keycloak:index/user:User",
+    "keycloak:index/userRoles:UserRoles",
+    "keycloak:openid/audienceProtocolMapper:AudienceProtocolMapper",
+    "keycloak:openid/client:Client",
+    "keycloak:openid/clientServiceAccountRole:ClientServiceAccountRole",
+    "keycloak:openid/groupMembershipProtocolMapper:GroupMembershipProtocolMapper",
+    "keycloak:openid/userClientRoleProtocolMapper:UserClientRoleProtocolMapper",
+    "keycloak:openid/userRealmRoleProtocolMapper:UserRealmRoleProtocolMapper",
+    "random:index/randomBytes:RandomBytes",
+    "random:index/randomId:RandomId",
+    "random:index/randomPassword:RandomPassword",
+    "random:index/randomString:RandomString",
+    "random:index/randomUuid:RandomUuid",
+    "tls:index/certRequest:CertRequest",
+    "tls:index/locallySignedCert:LocallySignedCert",
+    "tls:index/privateKey:PrivateKey",
+    "tls:index/selfSignedCert:SelfSignedCert",
+}
+
+
+@pytest.mark.parametrize("token", sorted(USED))
+def test_tokens_are_those_of_the_python_sdk(token: str) -> None:
+    plugin, place, name = token.split(":")
+    module = place.partition("/")[0]
+    package = importlib.import_module(f"pulumi_{plugin}" + ("" if module == "index" else f".{module}"))
+    assert getattr(package, name).pulumi_type == token
+    assert token in CAPABILITIES[plugin]
+
+
+def test_capabilities_know_what_is_too_new_for_the_plugin() -> None:
+    realm = CAPABILITIES["keycloak"]["keycloak:index/realm:Realm"]
+    assert "terraformDeletionProtection" not in realm
+    assert "sslRequired" in realm
+    assert "securityDefenses.bruteForceDetection.maxLoginFailures" in realm
+    container = CAPABILITIES["docker"]["docker:index/container:Container"]
+    assert {"command", "networksAdvanced", "healthcheck.startPeriod", "ports.external"} <= set(container)
+
+
+def test_environment_is_added_to_the_callers() -> None:
+    tools = Toolchain(Path("/x/pulumi"), NEW, "airgap", "built", {"PATH": "/x"})
+    assert tools.environment({"PATH": "/bin", "HOME": "/h"}) == {"PATH": "/x", "HOME": "/h"}
