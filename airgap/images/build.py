@@ -298,16 +298,15 @@ class _Builder:
         self._finish(task, unfinished)
 
     def _follow(self, task: _Task, child: subprocess.Popen[bytes], output: IO[bytes]) -> None:
-        """Copy the build's output into the log; a step that takes long is named once a quarter minute."""
-        assert child.stdout is not None
+        """Copy the build's output into the log; a step that takes long is named twice a minute."""
         step, said = "", time.monotonic()
-        for line in child.stdout:
+        for line in child.stdout or ():
             output.write(line)
             output.flush()
             if line.startswith(b"Step "):
                 step = line.decode(errors="replace").strip().partition(" : ")[0]
             now = time.monotonic()
-            if now - said > 15:
+            if now - said > 30:
                 self.note(f"{task.recipe.name}: {step.lower()}")
                 said = now
 
@@ -377,8 +376,9 @@ class _Builder:
         self.note(f"{task.recipe.name}: loading from the cache")
         unpack = self.children.start(["zstd", "-dcq", str(task.tarball)], stdout=subprocess.PIPE, stderr=output)
         load = self.children.start([engine.docker(), "load"], stdin=unpack.stdout, stdout=output, stderr=output)
-        assert unpack.stdout is not None
-        unpack.stdout.close()
+        # Only the reader keeps the pipe, so that its end ends the writer too.
+        if unpack.stdout is not None:
+            unpack.stdout.close()
         loaded = self.children.wait(load)
         unpacked = self.children.wait(unpack)
         if self.children.stopping:
@@ -406,8 +406,8 @@ class _Builder:
                 stdout=target,
                 stderr=subprocess.DEVNULL,
             )
-            assert save.stdout is not None
-            save.stdout.close()
+            if save.stdout is not None:
+                save.stdout.close()
             packed, saved = self.children.wait(pack), self.children.wait(save)
         if packed != 0 or saved != 0:
             partial.unlink(missing_ok=True)
@@ -485,7 +485,7 @@ def ensure(
         with said.step(f"building {len(missing)} images: {', '.join(missing)}"):
             builder = _Builder(said, use_cache=use_cache)
             result.update(_run(builder, {name: tasks[name] for name in missing}, jobs))
-    return {name: image for name, image in result.items() if name in asked}
+    return {name: result[name] for name in tasks if name in asked}
 
 
 def _present(tasks: dict[str, _Task]) -> dict[str, BuiltImage]:

@@ -22,9 +22,10 @@ from typing import BinaryIO, cast
 
 ALIGNMENT = 32
 WORDS = (
-    "the a and of to in is it you that for on are with as at be this have from or one had by but "
-    "kit model answer question hello world server test data local yes no time day work"
-).split()
+    *("the", "a", "and", "of", "to", "in", "is", "it", "you", "that", "for", "on", "are", "with", "as", "at", "be"),
+    *("this", "have", "from", "or", "one", "had", "by", "but", "kit", "model", "answer", "question", "hello"),
+    *("world", "server", "test", "data", "local", "yes", "no", "time", "day", "work"),
+)
 SPACE = "\u2581"
 
 
@@ -76,8 +77,10 @@ class Model:
 
     architecture: str
     random: random.Random
-    pairs: list[tuple[str, Value]] = field(default_factory=lambda: [])
-    tensors: list[tuple[str, tuple[int, ...], array[float]]] = field(default_factory=lambda: [])
+    pairs: list[tuple[str, Value]] = field(default_factory=list["tuple[str, Value]"])
+    tensors: list[tuple[str, tuple[int, ...], array[float]]] = field(
+        default_factory=list["tuple[str, tuple[int, ...], array[float]]"]
+    )
 
     def set(self, key: str, value: Value) -> None:
         self.pairs.append((key, value))
@@ -141,7 +144,7 @@ def chat(seed: int) -> Model:
     types += [Token.NORMAL] * len(pieces)
     scores += [-float(rank) for rank in range(len(pieces))]
 
-    model = Model("llama", random.Random(seed))
+    model = Model("llama", random.Random(seed))  # noqa: S311 (weights, not secrets)
     model.set("general.name", "kit-tiny-chat")
     model.set("general.file_type", 0)
     for key, value in {
@@ -171,7 +174,7 @@ def chat(seed: int) -> Model:
         for column in range(row * width, (row + 1) * width):
             head[column] *= factor
     model.constant("output_norm.weight", width, 1.0)
-    shapes = {name: (width, width) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
     shapes |= {"ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
     for layer in range(layers):
         for name, (rows, columns) in shapes.items():
@@ -193,7 +196,7 @@ def embed(seed: int) -> Model:
     ]
     tokens = list(dict.fromkeys([*special, *pieces]))
 
-    model = Model("bert", random.Random(seed))
+    model = Model("bert", random.Random(seed))  # noqa: S311 (weights, not secrets)
     model.set("general.name", "kit-tiny-embed")
     model.set("general.file_type", 0)
     for key, value in {
@@ -225,7 +228,7 @@ def embed(seed: int) -> Model:
     model.weights("token_types.weight", 2, width, 0.008)
     model.constant("token_embd_norm.weight", width, 1.0)
     model.constant("token_embd_norm.bias", width, 0.0)
-    shapes = {name: (width, width) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
     shapes |= {"ffn_up": (inner, width), "ffn_down": (width, inner)}
     for layer in range(layers):
         for name, (rows, columns) in shapes.items():
