@@ -97,7 +97,7 @@ class _Mocks(Mocks):
         state.update(self._state(args.typ, args.name, args.inputs))
         return (f"{args.name}-id" if args.custom else ""), state
 
-    def call(self, args: MockCallArgs) -> dict[Any, Any]:
+    def call(self, args: MockCallArgs) -> Any:
         raise AssertionError(f"the program asked a provider something while it was evaluated: {args.token}")
 
 

@@ -89,12 +89,21 @@ class Admin:
 
 @pytest.fixture(scope="module")
 def server(shared_project: Project, images: Callable[[str], str]) -> str:
-    """A Keycloak of its own, on its built-in database."""
-    name = f"{shared_project.prefix}-keycloak"
+    """A Keycloak of its own on a PostgreSQL of its own."""
+    prefix = shared_project.prefix
+    name, database = f"{prefix}-keycloak", f"{prefix}-postgres"
+    docker("network", "create", f"{prefix}-kc")
     docker(
-        *["run", "-d", "--name", name, "-p", f"127.0.0.1:{PORT}:8080", "-m", "1g", "--user", "1000:0"],
+        *["run", "-d", "--name", database, "--network", f"{prefix}-kc"],
+        *["-e", "POSTGRES_USER=keycloak", "-e", "POSTGRES_PASSWORD=keycloak", images("postgres")],
+    )
+    docker(
+        *["run", "-d", "--name", name, "--network", f"{prefix}-kc", "-p", f"127.0.0.1:{PORT}:8080", "-m", "1g"],
+        *["--restart", "on-failure:10"],  # comes before its database is ready
         *["-e", "KC_BOOTSTRAP_ADMIN_CLIENT_ID=kit-admin", "-e", f"KC_BOOTSTRAP_ADMIN_CLIENT_SECRET={ADMIN_SECRET}"],
-        *[images("keycloak"), "start-dev", "--db=dev-file"],
+        *["-e", f"KC_DB_URL=jdbc:postgresql://{database}/keycloak", "-e", "KC_DB_USERNAME=keycloak"],
+        *["-e", "KC_DB_PASSWORD=keycloak", "-e", "KC_HTTP_ENABLED=true", "-e", "KC_HOSTNAME_STRICT=false"],
+        *[images("keycloak"), "start", "--optimized"],
     )
     _answers(name)
     return name
