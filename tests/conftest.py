@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The same examples on every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks for new ones.
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 hypothesis_settings.register_profile("fast", max_examples=40, derandomize=True, **_COMMON)
-hypothesis_settings.register_profile("explore", max_examples=5000, print_blob=True, **_COMMON)
+hypothesis_settings.register_profile("explore", max_examples=400, print_blob=True, **_COMMON)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 _left_out = pytest.StashKey[int]()

@@ -81,4 +81,17 @@ def test_every_proof_names_a_function_that_is_there(root: Path) -> None:
             for function in filter(None, (proof.run, proof.cleanup)):
                 module, _, name = function.partition(":")
                 tree = ast.parse((root / f"{module.replace('.', '/')}.py").read_text())
-                assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, function
+                assert name in _bound(tree), function
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """The names a module has: of its functions, and those it imports or assigns."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
