@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ops.console import KitError
-from ops.paths import ROOT, cache_home
+from ops.paths import ROOT, cache_home, private_directory, state_home
 from ops.progress import Progress, Step
 
 PluginMode = Literal["official", "airgap"]
@@ -98,7 +98,9 @@ class Seen:
     cli: str | None = None
     language_host: bool = False
     plugins: frozenset[str] = frozenset()
-    """Plugins installed for the user at exactly the version the SDK asks for."""
+    """Official plugins that are installed at exactly the version the SDK asks for."""
+    fetched: bool = False
+    """Whether an earlier run has fetched the official release."""
 
     @property
     def cli_usable(self) -> bool:
@@ -117,7 +119,8 @@ def release_matters(seen: Seen, wanted: frozenset[str], forced: Origin | None = 
     """Whether it is worth asking if the release host answers."""
     if forced == "built":
         return False
-    return forced == "release" or not (seen.cli_usable and wanted <= seen.plugins)
+    have_cli = seen.fetched if forced == "release" else seen.cli_usable or seen.fetched
+    return not (have_cli and wanted <= seen.plugins)
 
 
 def decide(seen: Seen, wanted: frozenset[str], *, release: bool, forced: Origin | None = None) -> Choice:
@@ -132,7 +135,7 @@ def decide(seen: Seen, wanted: frozenset[str], *, release: bool, forced: Origin 
             + ("." if seen.language_host or not seen.cli else ", and pulumi-language-python is missing."),
             "unset AIKIT_TOOLCHAIN, or install Pulumi",
         )
-    if forced == "release" and not release:
+    if forced == "release" and not (release or seen.fetched):
         raise ToolchainError(
             "AIKIT_TOOLCHAIN=release, but Pulumi's release host does not answer or has nothing for this machine.",
             "unset AIKIT_TOOLCHAIN to build Pulumi from package registries",
@@ -144,7 +147,7 @@ def decide(seen: Seen, wanted: frozenset[str], *, release: bool, forced: Origin 
         return Choice(forced, plugins)
     if seen.cli_usable:
         return Choice("path", plugins)
-    return Choice("release" if release else "built", plugins)
+    return Choice("release" if release or seen.fetched else "built", plugins)
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -192,16 +195,22 @@ def sdk_versions(python: Path | str | None = None) -> dict[str, str]:
 def look_around(sdk: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Seen, Path | None]:
     """What PATH and the user's plugin directory hold, and where the CLI is."""
     path = environ.get("PATH", os.defpath)
-    home = Path(environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
-    plugins = frozenset(
-        name for name, version in sdk.items() if (home / "plugins" / f"resource-{name}-v{version}").is_dir()
-    )
+    plugins = frozenset(sdk) if _plugin_home(sdk, environ) else frozenset[str]()
+    fetched = _release_directory().is_dir()
     found = shutil.which("pulumi", path=path)
     if found is None:
-        return Seen(plugins=plugins), None
+        return Seen(plugins=plugins, fetched=fetched), None
     beside = Path(found).resolve().parent / "pulumi-language-python"
     host = shutil.which("pulumi-language-python", path=path) is not None or os.access(beside, os.X_OK)
-    return Seen(cli=_version_of(Path(found)), language_host=host, plugins=plugins), Path(found)
+    return Seen(cli=_version_of(Path(found)), language_host=host, plugins=plugins, fetched=fetched), Path(found)
+
+
+def _plugin_home(sdk: Mapping[str, str], environ: Mapping[str, str]) -> Path | None:
+    """The user's PULUMI_HOME, or the one for official plugins fetched earlier: whichever has all of them."""
+    for candidate in (Path(environ.get("PULUMI_HOME") or Path.home() / ".pulumi"), home() / "home"):
+        if all((candidate / "plugins" / f"resource-{name}-v{version}").is_dir() for name, version in sdk.items()):
+            return candidate
+    return None
 
 
 def _version_of(pulumi: Path) -> str | None:
@@ -247,6 +256,10 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> bool:
     thread.start()
     thread.join(seconds)
     return answer == [True]
+
+
+def _release_directory() -> Path:
+    return home() / f"release-{RELEASE}"
 
 
 def _archive(platform_name: str) -> str:
@@ -733,7 +746,25 @@ def _key(sdk: Mapping[str, str], forced: Origin | None) -> str:
 
 
 def _stamp() -> Path:
-    return home() / "current.json"
+    """Beside the stacks' state, not in the cache: deleting the cache must not change a stack's providers."""
+    return state_home() / "toolchain.json"
+
+
+def _mode_before() -> object:
+    try:
+        return json.loads(_stamp().read_text(encoding="utf-8"))["toolchain"]["plugin_mode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _refuse_downgrade(before: object, now: Choice) -> None:
+    """Official providers have run on this machine's stacks; the ones built here are older."""
+    if before == "official" and now.plugins == "airgap":
+        raise ToolchainError(
+            "this machine's stacks were made with the official Pulumi plugins, and those cannot be fetched now.",
+            "Run it again when the network is back. For stacks you can afford to lose, AIKIT_TOOLCHAIN=built\n"
+            "takes older plugins that are built here.",
+        )
 
 
 def current(sdk: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Toolchain | None:
@@ -800,6 +831,9 @@ def ensure(
                 release = probe(f"{release_url}/{_archive(platform_name)}")
                 step.note("found" if release else "not reachable")
         choice = decide(seen, wanted, release=release, forced=forced)
+        before = _mode_before()
+        if not again and forced is None:
+            _refuse_downgrade(before, choice)
         toolchain, pulumi_home, needs = _prepare(progress, choice, sdk, seen, on_path, environ, release_url)
         status = toolchain.pulumi.stat()
         stamp = {
@@ -809,6 +843,7 @@ def ensure(
             "needs": [str(path) for path in needs],
             "pulumi": [status.st_size, status.st_mtime_ns],
         }
+        private_directory(_stamp().parent)
         temporary = _stamp().with_suffix(".new")
         temporary.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
         temporary.replace(_stamp())
@@ -829,7 +864,7 @@ def _prepare(
     origin, mode = choice.origin, choice.plugins
     pulumi, version = home(), ""
     if origin == "release":
-        target = home() / f"release-{RELEASE}"
+        target = _release_directory()
         try:
             if not target.is_dir():
                 with progress.step(f"downloading Pulumi {RELEASE}") as step:
@@ -850,7 +885,10 @@ def _prepare(
         pulumi, version = _cli_directory() / "pulumi", BUILT_PULUMI
     pulumi_home: str | None = None
     needs: list[Path] = [pulumi, *([_host_directory()] if origin == "built" else [])]
-    if mode == "official" and not frozenset(sdk) <= seen.plugins:
+    found = _plugin_home(sdk, environ)
+    if mode == "official" and found is not None:
+        pulumi_home = str(found) if found == home() / "home" else None
+    elif mode == "official":
         pulumi_home = str(home() / "home")
         env = {**environ, **_environment(pulumi, mode, pulumi_home, environ)}
         try:
@@ -858,13 +896,15 @@ def _prepare(
         except ToolchainError as error:
             if forced == "release":
                 raise
+            _refuse_downgrade(_mode_before(), Choice(origin, "airgap"))
             progress.line(f"! {error.what} Building the plugins instead.")
             mode = "airgap"
     if mode == "airgap":
         _build(progress, sdk, cli=False, plugins=True)
         pulumi_home = str(_plugins_directory(sdk))
-    if pulumi_home:
-        needs += [Path(pulumi_home) / "plugins" / f"resource-{name}-v{version}" for name, version in sdk.items()]
+    plugin_home = Path(pulumi_home) if pulumi_home else found
+    if plugin_home:
+        needs += [plugin_home / "plugins" / f"resource-{name}-v{version}" for name, version in sdk.items()]
     env = _environment(pulumi, mode, pulumi_home, environ)
     return Toolchain(pulumi, version, mode, origin, env), pulumi_home, needs
 

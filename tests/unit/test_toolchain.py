@@ -35,6 +35,7 @@ ARCHIVE = f"pulumi-v{RELEASE}-linux-x64.tar.gz"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and nobody's environment."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("AIKIT_TOOLCHAIN", raising=False)
     monkeypatch.delenv("AIKIT_PULUMI_RELEASES", raising=False)
     return tmp_path / "cache" / "ai-kit" / "toolchain"
@@ -80,6 +81,9 @@ def progress() -> Progress:
             id="too old, no network, plugins there",
         ),
         pytest.param(Seen(), True, Choice("release", "official"), id="nothing, network"),
+        pytest.param(
+            Seen(fetched=True, plugins=ALL), False, Choice("release", "official"), id="fetched earlier, no network"
+        ),
         pytest.param(Seen(), False, Choice("built", "airgap"), id="nothing, no network"),
     ],
 )
@@ -116,6 +120,7 @@ def test_forced_but_impossible(forced: toolchain.Origin, seen: Seen, says: str) 
 def test_release_host_is_asked_only_where_it_matters() -> None:
     complete = Seen(cli=NEW, language_host=True, plugins=ALL)
     assert not release_matters(complete, ALL)
+    assert not release_matters(Seen(fetched=True, plugins=ALL), ALL)
     assert not release_matters(Seen(), ALL, "built")
     assert release_matters(Seen(), ALL)
     assert release_matters(complete, ALL, "release")
@@ -144,10 +149,12 @@ def test_look_around(tmp_path: Path) -> None:
     cli = program(tmp_path / "bin", "pulumi", "echo v3.300.1")
     program(tmp_path / "bin", "pulumi-language-python")
     (tmp_path / "home/plugins/resource-tls-v5.6.2").mkdir(parents=True)
-    (tmp_path / "home/plugins/resource-random-v4.0.0").mkdir()
     environ = {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path / "home")}
     seen, path = toolchain.look_around(SDK, environ)
-    assert (seen, path) == (Seen(cli="3.300.1", language_host=True, plugins=frozenset({"tls"})), cli)
+    assert (seen, path) == (Seen(cli="3.300.1", language_host=True, plugins=frozenset()), cli), "one of four is none"
+    for name, version in SDK.items():
+        (tmp_path / f"home/plugins/resource-{name}-v{version}").mkdir(exist_ok=True)
+    assert toolchain.look_around(SDK, environ)[0].plugins == ALL
 
 
 def test_look_around_finds_the_host_beside_a_linked_cli(tmp_path: Path) -> None:
@@ -400,8 +407,21 @@ def test_choice_is_kept_only_while_it_holds(tmp_path: Path, cache: Path, progres
     elif change == "forced":
         environ["AIKIT_TOOLCHAIN"] = "built"
     else:
-        (cache / "current.json").write_text("{")
+        (tmp_path / "state/ai-kit/toolchain.json").write_text("{")
     assert toolchain.current(sdk, environ) is None
+
+
+def test_official_plugins_are_not_followed_by_older_ones(
+    tmp_path: Path, fake_go: dict[str, str], progress: Progress
+) -> None:
+    environ = official(tmp_path)
+    toolchain.ensure(progress, SDK, environ=environ)
+    for name in SDK:
+        (tmp_path / f"user/plugins/resource-{name}-v{SDK[name]}").rmdir()
+    with pytest.raises(ToolchainError, match="official Pulumi plugins"):
+        toolchain.ensure(progress, SDK, environ=environ, again=False, release_url="http://127.0.0.1:9")
+    environ["AIKIT_TOOLCHAIN"] = "built"
+    assert toolchain.ensure(progress, SDK, environ=environ).plugin_mode == "airgap"
 
 
 def test_a_wrong_wish_is_refused(tmp_path: Path, progress: Progress) -> None:
@@ -467,7 +487,7 @@ def test_failed_build_leaves_nothing_half_and_says_where_to_look(
     assert visible(cache) == {"cli", "log", "go"}, "the finished half is kept, of the other nothing shows"
     monkeypatch.delenv("FAKE_GO_FAILS")
     toolchain.ensure(progress, SDK, environ=fake_go)
-    assert visible(cache) >= {"cli", "host", "plugins", "current.json"}
+    assert visible(cache) >= {"cli", "host", "plugins"}
     assert not [entry for entry in cache.iterdir() if entry.name.startswith(".new-")]
 
 
