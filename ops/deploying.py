@@ -119,10 +119,15 @@ def changes(counts: Mapping[str, int]) -> str:
 
 
 def failed(digest: Digest, log: Path, stack: str) -> KitError:
-    """What a person has to know about a failed update."""
-    seen = dict.fromkeys(short(failure) for failure in digest.failures)
-    if not seen:
-        tail = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-6:]
-        seen = dict.fromkeys(tail)
+    """What a person has to know about a failed update: each resource once, and what was said about it."""
+    said: dict[str, list[str]] = {}
+    for failure in digest.failures:
+        texts = said.setdefault(failure.name, [])
+        if (text := short(failure)) not in texts:
+            texts.append(text)
+    lines = [f"  {text}" for texts in said.values() for text in texts]
+    if not lines:
+        tail = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [f"  {line}" for line in tail[-6:]]
     fix = f"Everything: {log}\nWhat is up stays up; once it is mended, ./kit up {stack} goes on from here."
-    return KitError("\n".join([f"{len(digest.failures) or 1} failed:", *(f"  {text}" for text in seen)]), fix)
+    return KitError("\n".join([f"{len(said) or 1} failed:", *lines]), fix)

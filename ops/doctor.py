@@ -39,15 +39,6 @@ class Check:
     fix: str = ""
 
 
-class EngineTrouble(StrEnum):
-    """Why the engine does not answer."""
-
-    MISSING = "missing"  # no socket, no program
-    STOPPED = "stopped"  # the program is there, nothing listens
-    DENIED = "denied"
-    UNREACHABLE = "unreachable"  # a remote one, or a broken answer
-
-
 class Passphrase(StrEnum):
     """Whether the passphrase opens the stack's secrets."""
 
@@ -89,11 +80,8 @@ class Facts:
     """Everything that was found out about a machine. None: could not or need not be found out."""
 
     engine: EngineFacts | None
-    trouble: EngineTrouble | None = None
-    trouble_text: str = ""
-    endpoint: str = "/var/run/docker.sock"
+    trouble: tuple[str, str] = ("", "")  # why the engine does not answer, and what to do
     remote: bool = False
-    root_user: bool = False
     page_size: int = 4096
     arch: str = "amd64"
     year: int = EARLIEST_YEAR
@@ -161,31 +149,8 @@ def _fail(name: str, what: str, fix: str) -> Check:
 
 def _engine(facts: Facts) -> Iterator[Check]:
     name = "docker"
-    match facts.trouble:
-        case None:
-            pass
-        case EngineTrouble.MISSING:
-            how = (
-                "./kit up installs it"
-                if facts.root_user
-                else "sudo apt-get install -y docker.io, or run ./kit up as root"
-            )
-            yield _fail(name, "is not installed", how)
-        case EngineTrouble.STOPPED:
-            yield _fail(name, f"is installed, but nothing listens at {facts.endpoint}", "sudo systemctl start docker")
-        case EngineTrouble.DENIED:
-            yield _fail(
-                name,
-                f"may not be used by this user ({facts.endpoint}: permission denied)",
-                "sudo usermod -aG docker $USER, then log in again; whoever is in that group is root on this machine",
-            )
-        case EngineTrouble.UNREACHABLE:
-            fix = (
-                "check ai-kit:dockerHost, and that ssh to it works without a password"
-                if facts.remote
-                else ("sudo systemctl restart docker; its log: journalctl -u docker -n 50")
-            )
-            yield _fail(name, f"does not answer at {facts.endpoint}: {facts.trouble_text}", fix)
+    if facts.trouble[0]:
+        yield _fail(name, *facts.trouble)
     if facts.engine:
         engine = facts.engine
         version = ".".join(map(str, engine.api))

@@ -15,8 +15,6 @@ from typing import Any, Protocol, cast
 KINDS: Mapping[str, str] = {
     "docker:index/container:Container": "container",
     "docker:index/remoteImage:RemoteImage": "image",
-    "docker:index/network:Network": "network",
-    "docker:index/volume:Volume": "volume",
     "keycloak:index/realm:Realm": "realm",
 }
 _VERBS: Mapping[str, str] = {

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from ops import pulumirun, source
 from ops.console import KitError
-from ops.doctor import EngineFacts, EngineTrouble, Facts, Passphrase, PortUse
+from ops.doctor import EngineFacts, Facts, Passphrase, PortUse
+from ops.engine import EngineError
 from ops.enginestate import STACK_LABEL, compare, docker_resources, foreign, look
 from ops.planview import used_images
 from ops.session import Session
@@ -40,17 +41,14 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
         toolchain = pool.submit(_toolchain, session)
         silent = pool.submit(_silent_registries, session, plan if ask_registries else None)
         unresolved = pool.submit(_unresolved, plan)
-        found, trouble, text = engine.result()
+        found, trouble = engine.result()
         ports = _ports(session, plan) if found and plan and not remote else ()
         facts_of_state = state.result()
         versions, missing = toolchain.result()
         return Facts(
             engine=found,
             trouble=trouble,
-            trouble_text=text,
-            endpoint=session.docker_host or "/var/run/docker.sock",
             remote=remote,
-            root_user=os.geteuid() == 0,
             page_size=os.sysconf("SC_PAGESIZE"),
             arch=_ARCHES.get(platform.machine(), platform.machine()),
             year=datetime.now(UTC).year,
@@ -71,31 +69,15 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
 # ------------------------------------------------------------------------------------------------------- engine
 
 
-def engine_facts(session: Session) -> tuple[EngineFacts | None, EngineTrouble | None, str]:
-    """What the engine says about itself, or why it does not answer."""
-    from ops.engine import EngineError
-
+def engine_facts(session: Session) -> tuple[EngineFacts | None, tuple[str, str]]:
+    """What the engine says about itself, or why it does not answer and what to do."""
     try:
         info = session.docker.get("/info")
         version = session.docker.get("/version")
         images = session.docker.get("/images/json")
-    except (EngineError, OSError) as error:
-        return None, _trouble(session, error), str(error).splitlines()[0]
-    return _facts_of(info, version, images), None, ""
-
-
-def _trouble(session: Session, error: BaseException) -> EngineTrouble:
-    """Why it did not answer, from the error at the bottom of the chain."""
-    if session.docker_host:
-        return EngineTrouble.UNREACHABLE
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError):
-            return EngineTrouble.DENIED
-        if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
-            return EngineTrouble.STOPPED if shutil.which("dockerd") else EngineTrouble.MISSING
-        cause = cause.__cause__ or cause.__context__
-    return EngineTrouble.UNREACHABLE
+    except EngineError as error:
+        return None, (error.what, error.fix)
+    return _facts_of(info, version, images), ("", "")
 
 
 def _facts_of(info: dict[str, Any], version: dict[str, Any], images: list[dict[str, Any]]) -> EngineFacts:

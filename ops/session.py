@@ -6,21 +6,20 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ops import pulumirun, source
+from components.capabilities import VARIABLE as CAPABILITIES
+from ops import pulumirun, source, toolchain
 from ops.console import KitError
+from ops.engine import DockerApi
 from ops.paths import ROOT
 from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
+from ops.toolchain import Toolchain
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
-
-if TYPE_CHECKING:
-    from ops.engine import DockerApi
-    from ops.toolchain import Toolchain
 
 
 class Session:
@@ -113,28 +112,26 @@ class Session:
     @cached_property
     def docker(self) -> DockerApi:
         """The stack's engine."""
-        from ops.engine import DockerApi
-
         return DockerApi(self.docker_host)
 
-    def pulumi(self, toolchain: Toolchain) -> Pulumi:
+    def pulumi(self, tools: Toolchain) -> Pulumi:
         """The CLI, ready to work on this stack's state."""
         self.state.ensure()
-        environment = self.state.environment(toolchain.env, Path(sys.executable))
-        return Pulumi(toolchain.pulumi, environment, self.state)
+        environment = self.state.environment(tools.env, Path(sys.executable))
+        if tools.plugin_mode == "airgap":  # older than the SDKs: newer arguments pass a gate
+            environment.setdefault(CAPABILITIES, str(self.root / "airgap" / "toolchain" / "capabilities.json"))
+        return Pulumi(tools.pulumi, environment, self.state)
 
     def toolchain_or_none(self) -> Toolchain | None:
         """The toolchain as far as it is there already; None before the first `up`."""
-        from ops import toolchain
-
         return toolchain.current(toolchain.sdk_versions())
 
     def ready_pulumi(self) -> Pulumi:
         """Pulumi for verbs that install nothing."""
-        toolchain = self.toolchain_or_none()
-        if toolchain is None:
+        tools = self.toolchain_or_none()
+        if tools is None:
             raise KitError("Pulumi is not installed yet.", f"./kit up {self.stack} installs it.")
-        return self.pulumi(toolchain)
+        return self.pulumi(tools)
 
     def write_config(self, pulumi: Pulumi, *, down: bool = False, checked: bool = False) -> Document:
         """Write the merged copy; makes the stack in the backend first where it is missing.

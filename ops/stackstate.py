@@ -165,6 +165,7 @@ class StackState:
         """The environment Pulumi runs in: the user's, then the toolchain's, then what is missing of ours."""
         result = {**self._environment, **toolchain}
         result.setdefault("PULUMI_PYTHON_CMD", str(python))
+        result.setdefault("AIKIT_PYTHON", str(python))
         result["PULUMI_BACKEND_URL"] = self.backend_url
         if self.own_passphrase:
             result["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(self._passphrase_file)

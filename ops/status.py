@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from ops import console
 from ops.console import KitError
-from ops.doctor import EngineTrouble
 from ops.enginestate import JOB_KIND, KIND_LABEL, EngineState, RunningContainer, look
-from ops.progress import duration
 from ops.session import Session
 from stack.plan import Plan
 
@@ -22,13 +20,13 @@ NOT_HEALTHY = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A planned container as it is. state: "missing" when there is none. since_s: None when it does not run."""
+    """A planned container as it is. state: "missing" when there is none. since: "" when it does not run."""
 
     service: str
     container: str
     state: str
     health: str
-    since_s: int | None
+    since: str
     memory_mb: int | None
     limit_mb: int
     urls: tuple[str, ...]
@@ -38,7 +36,7 @@ class Row:
         return self.state == "running" and self.health in ("healthy", "")
 
 
-def rows(plan: Plan, engine: EngineState, memory: Mapping[str, int], now: float) -> list[Row]:
+def rows(plan: Plan, engine: EngineState, memory: Mapping[str, int]) -> list[Row]:
     """One row per planned container, in start order."""
     found = {container.name: container for container in engine.containers}
     result: list[Row] = []
@@ -46,14 +44,13 @@ def rows(plan: Plan, engine: EngineState, memory: Mapping[str, int], now: float)
         urls = tuple(plan.url(route) for route in service.spec.routes)
         for index, planned in enumerate(service.containers):
             container = found.get(planned.docker_name)
-            running = container is not None and container.state == "running"
             result.append(
                 Row(
                     service=service.name,
                     container=planned.docker_name,
                     state=container.state if container else "missing",
                     health=container.health if container else "",
-                    since_s=max(0, int(now - started(container, now))) if container and running else None,
+                    since=since(container) if container else "",
                     memory_mb=memory.get(planned.docker_name),
                     limit_mb=planned.limits.memory_mb,
                     urls=urls if index == 0 else (),
@@ -62,16 +59,10 @@ def rows(plan: Plan, engine: EngineState, memory: Mapping[str, int], now: float)
     return result
 
 
-_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400}
-
-
-def started(container: RunningContainer, now: float) -> float:
-    """When it started, from "Up 3 minutes": a restart is later than the creation. As exact as the engine says it."""
-    words = container.status.removeprefix("Up ").replace("About ", "").replace("Less than ", "").split()
-    if not container.status.startswith("Up ") or len(words) < 2:
-        return float(container.created)
-    count = int(words[0]) if words[0].isdigit() else 1
-    return now - count * _UNITS.get(words[1].rstrip("s"), 0)
+def since(container: RunningContainer) -> str:
+    """How long it has been running, in the engine's words: "Up About a minute (healthy)" -> "about a minute"."""
+    match = re.match(r"Up ([^(]+)", container.status)
+    return match.group(1).strip().replace("About", "about").replace("Less", "less") if match else ""
 
 
 def leftovers(plan: Plan, engine: EngineState) -> list[str]:
@@ -90,9 +81,17 @@ def table(found: Iterable[Row]) -> list[str]:
     for row in found:
         symbol = console.OK if row.fine else console.WARN if row.health == "starting" else console.FAIL
         memory = f"{row.memory_mb:,} of {row.limit_mb:,} MB" if row.memory_mb is not None else "-"
-        since = duration(row.since_s) if row.since_s is not None else "-"
         lines.append(
-            (symbol, row.service, row.container, row.state, row.health or "-", since, memory, " ".join(row.urls))
+            (
+                symbol,
+                row.service,
+                row.container,
+                row.state,
+                row.health or "-",
+                row.since or "-",
+                memory,
+                " ".join(row.urls),
+            )
         )
     text = console.table(lines, right=frozenset({6}))
     return [text[0], *(console.mark(line[0]) + line[1:] for line in text[1:])]
@@ -122,18 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
         return show_login(session)
     from ops.facts import engine_facts
 
-    facts, trouble, text = engine_facts(session)
+    facts, trouble = engine_facts(session)
     if facts is None:
-        what = (
-            "Docker is not installed"
-            if trouble is EngineTrouble.MISSING
-            else f"the Docker engine does not answer: {text}"
-        )
-        raise KitError(what, f"./kit doctor {session.stack} says what to do.", code=NOT_HEALTHY)
+        raise KitError(*trouble, code=NOT_HEALTHY)
     plan = session.plan()
     engine = look(session.docker.get, session.stack)
     services = [c for c in engine.containers if c.labels.get(KIND_LABEL) != JOB_KIND]
-    found = rows(plan, engine, memory_of(session, services), time.time())
+    found = rows(plan, engine, memory_of(session, services))
     fine = bool(found) and all(row.fine for row in found)
     if arguments.json:
         document = {

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ops import console
-from ops.paths import ROOT
+from ops import console, engine, toolchain
+from ops.paths import ROOT, private_directory, state_home
 from ops.progress import Progress
 
 # Programs of the live tests and the Debian packages that bring them.
@@ -23,8 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
     rest: list[str] = arguments.rest
     if arguments.fast:
         return pytest(["-m", "not live", *rest])
-    from ops import engine, toolchain
-
     progress = Progress()
     install_programs(progress)
     started = engine.ensure(progress)
@@ -71,14 +69,4 @@ def install_programs(progress: Progress) -> None:
             f"{', '.join(missing)} missing: the tests that need it are skipped. To have them: sudo sh -c '{command}'"
         )
         return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with progress.step(f"installing {', '.join(packages)}") as step:
-        for arguments in (
-            ["apt-get", "update"],
-            ["apt-get", "install", "-y", "--no-install-recommends", *packages],
-        ):
-            step.note(" ".join(arguments[:2]))
-            result = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                console.warn(f"{' '.join(arguments[:2])} failed: {(result.stderr or result.stdout).strip()[-300:]}")
-                return
+    toolchain.apt_install(packages, progress, log=private_directory(state_home() / "logs") / "apt.log")

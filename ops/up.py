@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, repair, source
+from ops import console, deploying, engine, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.facts import gather
@@ -59,7 +59,6 @@ def check(session: Session, progress: Progress) -> Plan:
     if plan and not wrong:
         session.choose_images()
         if session.new_choice:
-            say_choice(session, plan)
             plan, wrong = session.plan_or_problems()
     if plan:
         start_engine(session, progress)
@@ -69,6 +68,7 @@ def check(session: Session, progress: Progress) -> Plan:
         raise SpecError(f"stack {session.stack} cannot be brought up", tuple(found))
     if plan is None:
         raise KitError("there is no plan")
+    say_choice(session, plan)
     say_warnings(facts, plan, session)
     return plan
 
@@ -93,8 +93,6 @@ def start_engine(session: Session, progress: Progress) -> None:
     """As root, install or start a local engine that does not answer. Otherwise doctor says what to do."""
     if session.docker_host or os.geteuid() != 0 or session.docker.reachable():
         return
-    from ops import engine
-
     engine.ensure(progress)
 
 
@@ -107,8 +105,6 @@ def say_warnings(facts: Facts, plan: Plan, session: Session) -> None:
 
 def make_ready(session: Session, plan: Plan, progress: Progress) -> Pulumi:
     """Toolchain and images, side by side: both take minutes where they must be built."""
-    from ops import toolchain
-
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="ready") as pool:
         tools = pool.submit(toolchain.ensure, progress, toolchain.sdk_versions())
         images = pool.submit(build_images, session, plan, progress)

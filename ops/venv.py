@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.console import KitError
-from ops.paths import ROOT
+from ops.paths import ROOT, private_directory, state_home
 from ops.progress import Progress, Step
 
 REQUIREMENTS = ROOT / "requirements.txt"
@@ -140,12 +140,6 @@ def _need_ensurepip(progress: Progress) -> None:
             "this Python cannot make virtual environments (the module ensurepip is missing).",
             f"sudo apt-get update && sudo apt-get install -y {package}\nthen run ./kit again.",
         )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with progress.step(f"installing {package}"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
-            result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                raise KitError(
-                    f"{' '.join(command)} failed.",
-                    (result.stderr.strip() or result.stdout.strip())[-400:],
-                )
+    from ops.toolchain import apt_install
+
+    apt_install([package], progress, log=private_directory(state_home() / "logs") / "apt.log")
