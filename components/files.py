@@ -70,7 +70,12 @@ class DeliveredFile(Content):
 
 @dataclass(frozen=True, kw_only=True)
 class Ownership:
-    """Who the top directory of a volume belongs to (uid:gid), and its mode. What is inside stays as it is."""
+    """Who the top directory of a volume belongs to (uid:gid), and its mode. What is inside stays as it is.
+
+    Where the service's image has a directory of its own at the path of the mount, the engine copies that one into an
+    empty volume when it makes the container, owner and mode included: then the image decides the first time. Mount
+    data where the image has nothing, or run as the user the image made the directory for.
+    """
 
     volume: pulumi.Input[str]
     owner: str

@@ -110,7 +110,7 @@ def server(shared_project: Project, images: Callable[[str], str]) -> str:
 
 
 def _answers(name: str) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600  # builds may be running beside it
     while time.monotonic() < deadline:
         try:
             if httpx.get(f"{URL}/realms/master", timeout=5, trust_env=False).status_code == 200:
