@@ -252,22 +252,31 @@ class _Run:
         return Login(browser=self._admin_browser, response=page, asked=False)
 
     def exposed(self, port: int) -> str:
-        """Who of this stack answers at the port. What else runs on the machine is none of our business."""
+        """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
         if not _answers(self.address, port):
             return ""
-        prefix = docker_prefix(self.plan.stack)
+        declared = self._declared().get(port, "")
         host = self.plan.settings.docker_host or "unix:///var/run/docker.sock"
         if not host.startswith("unix://"):
-            return f"somebody at {self.address}"
-        with httpx.Client(
-            transport=httpx.HTTPTransport(uds=host.removeprefix("unix://")), base_url="http://docker"
-        ) as engine:
+            return "" if declared else f"somebody at {self.address}"
+        transport = httpx.HTTPTransport(uds=host.removeprefix("unix://"))
+        with httpx.Client(transport=transport, base_url="http://docker") as engine:
             containers: list[dict[str, Any]] = engine.get("/containers/json").raise_for_status().json()
         for container in containers:
             name = str(container["Names"][0]).lstrip("/")
-            if name.startswith(prefix) and any(p.get("PublicPort") == port for p in container.get("Ports") or []):
+            answering = any(item.get("PublicPort") == port for item in container.get("Ports") or [])
+            if answering and name != declared and name.startswith(docker_prefix(self.plan.stack)):
                 return name
         return ""
+
+    def _declared(self) -> dict[int, str]:
+        """The host's ports that the plan publishes, and the containers it publishes them from."""
+        return {
+            publish.external(self.plan.settings): container.docker_name
+            for service in self.plan.running
+            for container in service.containers
+            for publish in container.spec.publish
+        }
 
     def _look(self, service: str) -> tuple[str, ...]:
         containers = self.plan.service(service).containers

@@ -36,7 +36,7 @@ class StackOutputs:
 
     @classmethod
     def from_dict(cls, exported: Mapping[str, Any]) -> StackOutputs:
-        """Parse `pulumi stack output --json --show-secrets`. ValueError names everything that is missing or mistyped."""
+        """Parse `pulumi stack output --json --show-secrets`. ValueError names all that is missing or mistyped."""
         found: dict[str, Any] = {}
         wrong: list[str] = []
         for f in fields(cls):

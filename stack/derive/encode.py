@@ -42,8 +42,8 @@ def _redis(value: str) -> str:
 def _properties(value: str) -> str:
     """A value of a .properties file as Keycloak reads it.
 
-    Java takes a backslash away, then SmallRye's expressions take another: a literal `\\` or `$` needs a backslash
-    that is still there after the first reading. UTF-16 units outside ASCII become \\uXXXX, whatever the charset.
+    Java takes one backslash of two. Then `\\$` stands for a dollar sign that begins no expression, while any other
+    backslash is just one. UTF-16 units outside ASCII become \\uXXXX, whatever the charset.
     """
     parts: list[str] = []
     for char in value:
@@ -57,4 +57,4 @@ def _properties(value: str) -> str:
     return "".join(parts)
 
 
-_PROPERTY_ESCAPES = {"\\": "\\\\\\\\", "$": "\\\\$"}
+_PROPERTY_ESCAPES = {"\\": "\\\\", "$": "\\\\$"}

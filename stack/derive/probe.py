@@ -5,7 +5,7 @@ from __future__ import annotations
 from stack.model import Command, HealthCheck, Http, ImagePin, Port, Tcp
 
 
-class NoProbe(ValueError):
+class NoProbeError(ValueError):
     """The image has no program that could run the check. The message says which would do."""
 
 
@@ -31,11 +31,14 @@ _PYTHON_TCP = "import socket; socket.create_connection(('127.0.0.1', {port}), {t
 
 
 def argv(health: HealthCheck, ports: tuple[Port, ...], image: ImagePin) -> tuple[str, ...]:
-    """The command, for Docker's `CMD` form. NoProbe when the image has none; KeyError when the port is not named."""
+    """The command, for Docker's `CMD` form.
+
+    NoProbeError when the image has no program for it, KeyError when the port is not named.
+    """
     test = health.test
     if isinstance(test, Command):
         if test.argv[0] not in image.programs:
-            raise NoProbe(f"image {image.name} is not known to have {test.argv[0]!r}; it has {_listed(image)}")
+            raise NoProbeError(f"image {image.name} is not known to have {test.argv[0]!r}; it has {_listed(image)}")
         return test.argv
     number = _number(test.port, ports)
     timeout = max(1, health.timeout_s - 1)
@@ -56,7 +59,7 @@ def _http(port: int, test: Http, timeout: int, image: ImagePin) -> tuple[str, ..
         return ("node", "-e", _NODE_HTTP.format(port=port, path=test.path))
     if "python3" in image.programs:
         return ("python3", "-c", _PYTHON_HTTP.format(port=port, path=test.path, timeout=timeout))
-    raise NoProbe(
+    raise NoProbeError(
         f"image {image.name} has nothing to ask over HTTP with (bash, curl, wget, node or python3); "
         f"it has {_listed(image)}: use a Command of the image's own"
     )
@@ -71,7 +74,7 @@ def _tcp(port: int, timeout: int, image: ImagePin) -> tuple[str, ...]:
         return ("node", "-e", _NODE_TCP.format(port=port))
     if "python3" in image.programs:
         return ("python3", "-c", _PYTHON_TCP.format(port=port, timeout=timeout))
-    raise NoProbe(
+    raise NoProbeError(
         f"image {image.name} has nothing to open a connection with (bash, nc, node or python3); "
         f"it has {_listed(image)}: use a Command of the image's own"
     )

@@ -1,10 +1,12 @@
 """Plan -> the fair queue in front of inference backends: one question at a time each, the rest wait in order.
 
-Every container of the service with a port named `api` is a backend. Only what makes a model work is queued;
-questions about models pass by at once; what changes models is refused.
+Every container of the service with a port named `api`, `api-2` and so on is a backend. Only what makes a model work is
+queued; questions about models pass by at once; what changes models is refused.
 """
 
 from __future__ import annotations
+
+import re
 
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.model import Role, ServiceSpec
@@ -38,7 +40,7 @@ def config(plan: Plan) -> str:
         f"{container.host_name} {container.host_name}:{port.number}"
         for container in service.containers
         for port in container.spec.ports
-        if port.name == "api"
+        if re.fullmatch(r"api(-\d+)?", port.name)
     ]
     number = service.spec.endpoint("queue")[1].number
     inference = "\n".join(f"    server {server} maxconn 1 {SERVER_DEFAULTS}" for server in servers)

@@ -93,7 +93,7 @@ class ProofContext(Protocol):
         ...
 
     def exposed(self, port: int) -> str:
-        """The stack's container that answers at a port of the host, "" when none does."""
+        """The stack's container that answers at a port of the host though the plan publishes no such thing; else ""."""
         ...
 
 

@@ -8,6 +8,7 @@ import json
 import secrets
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from stack.proofs import ports
 from stack.proofs.context import ProofContext, ProofError, expect, parsed
 
 # The realm's own public client for the account page.
@@ -69,12 +70,7 @@ def closed(ctx: ProofContext) -> None:
             expect(stranger.get(base + path), 403, "this should be closed")
         ctx.step("the administration without a token")
         expect(stranger.get(f"{base}/admin/realms/{ctx.outputs.realm}/users"), 401, "this should be closed")
-    for container in ctx.plan.service(ctx.service).containers:
-        for port in container.spec.ports:
-            ctx.step(f"port {port.number} ({port.name}) on {ctx.address}")
-            found = ctx.exposed(port.number)
-            if found:
-                raise ProofError(f"port {port.number} answers outside, published by {found}")
+    ports.closed(ctx)
 
 
 def _claims(token: str) -> dict[str, object]:

@@ -95,9 +95,10 @@ SERVICE = ServiceSpec(
             files=(File(name="postgresql.conf", source=CONFIG), File(name="pg_hba.conf", source=Static("pg_hba.conf"))),
             mounts=(Mount("data", "/var/lib/postgresql/data"), Mount("socket", "/var/run/postgresql")),
             tmpfs={"/tmp": 64},
-            # -h: while the image sets up its first cluster, a server answers on the socket only.
+            # -h: while the image sets up its first cluster, a server answers on the socket only. A role that does
+            # not exist is asked for a password like any other, and nothing is logged when none comes.
             health=HealthCheck(
-                test=Command(("pg_isready", "-q", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres")),
+                test=Command(("pg_isready", "-q", "-h", "127.0.0.1", "-U", "health", "-d", "postgres")),
                 interval_s=1,
                 start_period_s=60,
             ),

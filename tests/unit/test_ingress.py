@@ -1,0 +1,174 @@
+"""The front door's and the queue's configuration, as text. That HAProxy takes it: tests/live/test_services.py."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack.catalog import discover
+from stack.derive import ingress, queue
+from stack.derive.haproxy import quoted
+from stack.model import Access, Port, Role, ServiceSpec, Target
+from stack.plan import Plan, build
+from stack.settings import Settings
+from stack.targets import profile
+
+SERVICES = discover()
+
+
+def planned(*services: ServiceSpec, **changes: object) -> Plan:
+    settings = Settings(stack="test", target=Target.DEV, **changes)  # pyright: ignore[reportArgumentType]
+    return build(settings, profile(settings), services or SERVICES)
+
+
+def section(text: str, head: str) -> str:
+    """From a section's head to the next one."""
+    found = re.search(rf"^{re.escape(head)}\n((?:[ \t#].*\n|\n)*)", text, re.MULTILINE)
+    assert found, f"no section {head!r}"
+    return found[1]
+
+
+def with_route(name: str, **changes: object) -> tuple[ServiceSpec, ...]:
+    """The catalogue with the route of one service changed."""
+    return tuple(
+        replace(spec, routes=tuple(replace(route, **changes) for route in spec.routes)) if spec.name == name else spec
+        for spec in SERVICES
+    )
+
+
+@pytest.mark.parametrize("text", [ingress.config(planned()), queue.config(planned())], ids=["ingress", "queue"])
+def test_it_ends_with_a_newline_and_says_where_it_is_from(text: str) -> None:
+    assert text.endswith("\n") and "\t" not in text
+    assert text.startswith("# Derived from the plan")
+
+
+def test_every_route_has_a_host_a_backend_and_its_owner() -> None:
+    plan = planned()
+    text = ingress.config(plan)
+    for owned in plan.routes:
+        source = f"stack/services/{owned.owner.replace('-', '_')}.py"
+        host = plan.host_name(owned.item)
+        assert f"    # {source}: {host} ({owned.item.access})\n    acl host_{owned.item.name} " in text
+        assert f"# {source}\nbackend {owned.owner}-{owned.item.name}\n" in text
+
+
+def test_hosts_are_matched_exactly() -> None:
+    for line in ingress.config(planned()).splitlines():
+        if "acl host_" in line:
+            assert " -m str " in line and "field(1,:)" in line
+
+
+def test_unknown_hosts_are_refused_before_any_backend() -> None:
+    https = section(ingress.config(planned()), "frontend https")
+    assert https.index("status 404") < https.index("use_backend")
+
+
+@pytest.mark.parametrize(
+    ("port", "location"), [(8443, "field(1,:),lower]:8443%[capture"), (443, "field(1,:),lower]%[capture")]
+)
+def test_plain_http_leads_to_the_right_port(port: int, location: str) -> None:
+    http = section(ingress.config(planned(https_port=port)), "frontend http")
+    assert "redirect code 301" in http and location in http and "use_backend" not in http
+
+
+@pytest.mark.parametrize("port", [443, 8443, 9443])
+def test_the_public_url_works_inside_as_well(port: int) -> None:
+    https = section(ingress.config(planned(https_port=port)), "frontend https")
+    assert f"bind :{port} ssl" in https and f"bind :{ingress.HTTPS_PORT} ssl" in https
+
+
+@pytest.mark.parametrize("frontend", ["frontend https", "frontend admin"])
+def test_what_a_client_says_about_itself_is_forgotten(frontend: str) -> None:
+    text = section(ingress.config(planned()), frontend)
+    for name in ingress.FORWARDED:
+        assert text.index(f"del-header {name}\n") < text.index("set-header X-Forwarded-For")
+
+
+def test_denied_paths_are_answered_before_the_backend() -> None:
+    https = section(ingress.config(planned()), "frontend https")
+    deny = next(line for line in https.splitlines() if "path,url_dec" in line)
+    assert "if host_auth" in deny and "-m beg -i /metrics /health" in deny
+    assert https.index(deny) < https.index("use_backend keycloak-auth")
+
+
+@pytest.mark.parametrize("access", [Access.SSO, Access.ADMIN])
+def test_a_route_whose_login_nobody_offers_stays_shut(access: Access) -> None:
+    text = ingress.config(planned(*with_route("keycloak", access=access)))
+    assert "deny_status 403 content-type text/plain string 'This address needs a login" in text
+
+
+def test_every_server_starts_without_its_name_and_is_checked() -> None:
+    for text in (ingress.config(planned()), queue.config(planned())):
+        servers = [line for line in text.splitlines() if line.startswith("    server ")]
+        assert servers
+        for line in servers:
+            assert "inter 3s fastinter 1s downinter 1s fall 3 rise 2" in line
+            assert "resolvers docker init-addr none" in line
+
+
+def test_the_admin_listener_leads_to_the_identity_provider_alone() -> None:
+    admin = section(ingress.config(planned()), "frontend admin")
+    assert re.findall(r"_backend (\S+)", admin) == ["keycloak-auth"]
+
+
+def test_no_identity_provider_no_admin_listener() -> None:
+    plan = planned()
+    without = replace(plan, services=tuple(s for s in plan.services if Role.IDENTITY not in s.spec.roles))
+    assert "frontend admin" not in ingress.config(without)
+
+
+def test_streams_are_not_cut_short() -> None:
+    text = ingress.config(planned())
+    assert "timeout server 30m" in section(text, "backend open-webui-chat")
+    assert "timeout client 30m" in section(text, "frontend https")
+    assert "timeout tunnel 1h" in section(text, "defaults")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"http_port": 80, "https_port": 443, "domain": "home.example"}, True),
+        ({"http_port": 80, "https_port": 443}, False),  # kit.localhost
+        ({"http_port": 8080, "https_port": 8443, "domain": "home.example"}, False),
+    ],
+)
+def test_hsts_only_where_a_browser_would_find_the_port(settings: dict[str, object], expected: bool) -> None:
+    assert ("Strict-Transport-Security" in ingress.config(planned(**settings))) is expected
+
+
+def test_queries_are_not_logged() -> None:
+    for text in (ingress.config(planned()), queue.config(planned())):
+        assert "%HPO" in text and "%HU" not in text and not re.search(r"%r\b", text)
+
+
+def test_one_question_at_a_time_and_lists_pass_by() -> None:
+    text = queue.config(planned())
+    assert re.search(r"server ollama ollama:11434 maxconn 1 check", section(text, "backend inference"))
+    assert "maxconn" not in section(text, "backend listing")
+    front = section(text, "frontend queue")
+    assert front.index("deny_status 403") < front.index("use_backend inference")
+    for path in queue.INFERENCE:
+        assert re.search(rf"acl inference path -i .*{re.escape(path)}( |$)", front, re.MULTILINE)
+    assert front.count("hdr Retry-After 30") == 1 and "http-error status 503" in text
+
+
+def test_a_second_backend_is_found_by_its_port() -> None:
+    ollama = next(spec for spec in SERVICES if spec.name == "ollama")
+    second = replace(ollama.container(), name="second", ports=(Port("api-2", 11434),))
+    doubled = replace(ollama, containers=(*ollama.containers, second))
+    text = queue.config(planned(*(doubled if spec.name == "ollama" else spec for spec in SERVICES), memory_mb=64000))
+    inference = section(text, "backend inference")
+    assert len(re.findall(r"server ollama(?:-second)? ollama(?:-second)?:11434 maxconn 1", inference)) == 2
+
+
+@given(st.text(max_size=20))
+def test_quoting_is_exact_or_refused(text: str) -> None:
+    if "'" in text or "\n" in text:
+        with pytest.raises(ValueError, match="quoted"):
+            quoted(text)
+    else:
+        assert quoted(text) == f"'{text}'"

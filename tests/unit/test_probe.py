@@ -1,0 +1,98 @@
+"""Probes: the command fits the image, and a server that is not well fails it. Run against a real socket."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from stack.derive.probe import NoProbeError, argv
+from stack.model import Command, HealthCheck, Http, ImagePin, Port, Tcp
+from tests.factories import IMAGE
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        status = {"/ok": 200, "/gone": 404, "/broken": 503, "/elsewhere": 302}.get(self.path, 500)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield http.server_address[1]
+        http.shutdown()
+
+
+def image(*programs: str) -> ImagePin:
+    return dataclasses.replace(IMAGE, programs=frozenset(programs))
+
+
+def check(test: Http | Tcp | Command) -> HealthCheck:
+    return HealthCheck(test=test, timeout_s=3)
+
+
+def run(command: tuple[str, ...]) -> int:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"this machine has no {command[0]}")
+    return subprocess.run(command, timeout=20, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("program", ["bash", "curl", "wget", "node", "python3"])
+@pytest.mark.parametrize(("path", "well"), [("/ok", True), ("/gone", False), ("/broken", False), ("/elsewhere", False)])
+def test_http(server: int, program: str, path: str, well: bool) -> None:
+    if program in ("curl", "wget") and path == "/elsewhere":
+        pytest.skip("these follow their own idea of success")
+    command = argv(check(Http("web", path)), (Port("web", server),), image(program, "sh"))
+    assert command[0] == program
+    assert (run(command) == 0) is well
+
+
+@pytest.mark.parametrize("program", ["bash", "nc", "node", "python3"])
+def test_tcp(server: int, program: str) -> None:
+    health = check(Tcp("web"))
+    assert run(argv(health, (Port("web", server),), image(program))) == 0
+    assert run(argv(health, (Port("web", 1),), image(program))) != 0
+
+
+def test_nothing_listens_is_not_well() -> None:
+    assert run(argv(check(Http("web", "/ok")), (Port("web", 1),), image("bash"))) != 0
+
+
+def test_a_command_is_taken_as_it_is() -> None:
+    assert argv(check(Command(("redis-cli", "ping"))), (), image("redis-cli")) == ("redis-cli", "ping")
+
+
+@pytest.mark.parametrize(
+    ("test", "programs", "words"),
+    [
+        (Command(("pg_isready",)), ("bash",), "pg_isready"),
+        (Http("web", "/"), ("java",), "curl"),
+        (Tcp("web"), ("curl",), "nc"),
+        (Tcp("web"), (), "none"),
+    ],
+)
+def test_an_image_without_a_program_is_refused_by_name(
+    test: Http | Tcp | Command, programs: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(NoProbeError, match=words) as refused:
+        argv(check(test), (Port("web", 80),), image(*programs))
+    assert IMAGE.name in str(refused.value)
+
+
+def test_a_port_that_is_not_there_is_named() -> None:
+    with pytest.raises(KeyError, match="admin"):
+        argv(check(Http("admin", "/")), (Port("web", 80),), image("bash"))

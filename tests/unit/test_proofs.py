@@ -1,0 +1,375 @@
+"""Proofs without servers: the run always cleans up, says what failed and where to look, and reads login pages right."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from ops import frontdoor, prove
+from ops.identity import Administration
+from ops.progress import Progress
+from ops.prove import Outcome, Steps, summary
+from stack.catalog import discover
+from stack.model import Proof, Role
+from stack.outputs import SECRET_OUTPUTS, StackOutputs, export_name
+from stack.plan import Plan
+from stack.proofs import ports
+from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
+from tests import factories
+
+ISSUER = "https://auth.kit.localhost:8443/realms/kit"
+OUTPUTS = StackOutputs(
+    urls={"chat": "https://chat.kit.localhost:8443"},
+    ca_pem="",
+    realm="kit",
+    issuer=ISSUER,
+    admin_url="https://127.0.0.1:1",
+    admin_client_id="service",
+    admin_client_secret="s",
+    admin_user="admin-user",
+    admin_password="p",
+)
+
+
+class Record:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.steps: list[str] = []
+        self.ends: list[tuple[int, int]] = []
+
+    def begins(self, service: str, title: str) -> None: ...
+
+    def trying(self, step: str) -> None:
+        self.steps.append(step)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def finished(self, outcomes: Sequence[Outcome], planned: int) -> None:
+        self.ends.append((len(outcomes), planned))
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A proof module of the test's own, and a front door that is never opened."""
+    made = types.ModuleType("proofs_of_a_test")
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setattr(frontdoor, "browser", lambda *_: httpx.Client())
+    return made
+
+
+def planned(*proofs: Proof) -> Plan:
+    spec = factories.app(proofs=proofs)
+    services = tuple(replace(s, proofs=()) if s.name != spec.name else spec for s in factories.catalog(app=spec))
+    from stack import plan as planning
+
+    plan = planning.build(factories.settings(), factories.host(), services)
+    # Nobody to ask about throw-away users: that part has its own test.
+    return replace(plan, services=tuple(s for s in plan.services if Role.IDENTITY not in s.spec.roles))
+
+
+def proof(module: types.ModuleType, name: str, function: Callable[[ProofContext], None], cleanup: str = "") -> Proof:
+    setattr(module, name, function)
+    return Proof(name, f"{module.__name__}:{name}", cleanup and f"{module.__name__}:{cleanup}")
+
+
+@pytest.mark.parametrize("spec", discover(), ids=lambda spec: spec.name)
+def test_every_proof_and_cleanup_exists(spec: object) -> None:
+    for declared in spec.proofs:  # type: ignore[attr-defined]
+        for target in filter(None, (declared.run, declared.cleanup)):
+            name, _, function = target.partition(":")
+            assert callable(getattr(importlib.import_module(name), function))
+
+
+def test_all_are_tried_and_each_is_told(module: types.ModuleType) -> None:
+    def good(ctx: ProofContext) -> None:
+        ctx.step("one")
+        ctx.note("7 tokens")
+
+    def bad(ctx: ProofContext) -> None:
+        ctx.step("two")
+        raise ProofError("the answer is empty")
+
+    def tripping(ctx: ProofContext) -> None:
+        raise KeyError("surprise")
+
+    def silent(ctx: ProofContext) -> None:
+        raise httpx.ConnectError("refused")
+
+    plan = planned(*(proof(module, f.__name__, f) for f in (good, bad, tripping, silent)))
+    record = Record()
+    assert prove.prove(OUTPUTS, plan, record) is False
+    first, second, third, fourth = record.outcomes
+    assert (first.problem, first.notes) == ("", ("7 tokens",))
+    assert (second.problem, second.step) == ("the answer is empty", "two")
+    assert second.look[0] == "./kit status" and any("docker logs kit-" in look for look in second.look)
+    assert "KeyError" in third.problem
+    assert fourth.problem == "no answer: refused"
+    assert record.steps == ["one", "two"] and record.ends == [(4, 4)]
+
+
+def test_a_run_without_a_fault_is_true(module: types.ModuleType) -> None:
+    assert prove.prove(OUTPUTS, planned(proof(module, "fine", lambda _: None)), Record()) is True
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, ProofError, ZeroDivisionError])
+def test_the_cleanup_always_runs_once(module: types.ModuleType, fault: type[BaseException]) -> None:
+    cleaned: list[str] = []
+
+    def failing(ctx: ProofContext) -> None:
+        raise fault("now")
+
+    module.cleanup = lambda ctx: cleaned.append(ctx.prefix)  # type: ignore[attr-defined]
+    plan = planned(*(proof(module, name, failing, "cleanup") for name in ("first", "second")))
+    record = Record()
+    if fault is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            prove.prove(OUTPUTS, plan, record)
+        assert record.outcomes[0].problem == "interrupted"
+    else:
+        assert prove.prove(OUTPUTS, plan, record) is False
+    assert cleaned == [prove.PREFIX]
+    assert len(record.ends) == 1
+
+
+def test_what_cannot_be_cleaned_up_fails_the_run(module: types.ModuleType) -> None:
+    def cleanup(ctx: ProofContext) -> None:
+        raise ProofError("the user is still there")
+
+    module.cleanup = cleanup  # type: ignore[attr-defined]
+    record = Record()
+    assert prove.prove(OUTPUTS, planned(proof(module, "fine", lambda _: None, "cleanup")), record) is False
+    assert record.outcomes[-1].problem == "the user is still there"
+
+
+def test_what_a_person_reads(module: types.ModuleType) -> None:
+    def bad(ctx: ProofContext) -> None:
+        ctx.step("a question to it")
+        raise ProofError("no worker took it")
+
+    def good(ctx: ProofContext) -> None:
+        ctx.note("32 tokens")
+
+    stream = io.StringIO()
+    progress = Progress(stream, tty=False, environ={})
+    prove.prove(OUTPUTS, planned(proof(module, "good", good), proof(module, "bad", bad)), progress)
+    text = stream.getvalue()
+    assert "app          good (32 tokens)" in text
+    assert "app          bad" in text and ": no worker took it" in text
+    assert "while trying: a question to it" in text and "look at: ./kit status or docker logs kit-" in text
+    assert text.endswith("1 of 2 proven. The stack is up; this is not.\n")
+
+
+def test_summaries() -> None:
+    good = Outcome(service="a", title="b", seconds=1)
+    assert summary([good], 1) == "1 of 1 proven."
+    assert summary([good], 3) == "1 of 3 proven, 2 not tried."
+    assert "this is not" in summary([good, replace(good, problem="x")], 2)
+    Steps(Progress(io.StringIO())).ended(good)  # without a begin: nothing to end
+
+
+# ------------------------------------------------------------------------------------------------- front door
+
+
+def page(text: str, url: str = f"{ISSUER}/login-actions/authenticate", status: int = 200) -> httpx.Response:
+    return httpx.Response(status, text=text, request=httpx.Request("GET", url))
+
+
+FORM = '<form id="kc-form-login" action="/realms/kit/login-actions/authenticate?a=1&amp;b=2" method="post">'
+
+
+def test_the_login_form_is_the_issuers_own() -> None:
+    assert frontdoor.login_form(page(FORM), ISSUER) == (
+        "https://auth.kit.localhost:8443/realms/kit/login-actions/authenticate?a=1&b=2"
+    )
+    assert frontdoor.login_form(page("<form id=other action=/x>"), ISSUER) is None
+    assert frontdoor.login_form(page(FORM, "https://evil.example/realms/kit/"), ISSUER) is None
+    assert frontdoor.login_form(page(FORM, "https://auth.kit.localhost:8443/realms/master/"), ISSUER) is None
+
+
+def visitor(answers: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
+    return httpx.Client(transport=httpx.MockTransport(answers), follow_redirects=True)
+
+
+def test_a_refused_password_is_told_in_the_providers_words() -> None:
+    def answers(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "chat.kit.localhost":
+            return httpx.Response(302, headers={"location": f"{ISSUER}/auth"})
+        if request.method == "POST":
+            return httpx.Response(200, text=f'{FORM}<span id="input-error">\n Invalid  password. </span>')
+        return httpx.Response(200, text=FORM)
+
+    with pytest.raises(ProofError, match=r"did not let the user in \(200\): Invalid password\."):
+        frontdoor.log_in(visitor(answers), "https://chat.kit.localhost:8443/login", ISSUER, "u", "p")
+
+
+def test_a_second_login_needs_no_password() -> None:
+    login = frontdoor.log_in(visitor(lambda _: httpx.Response(200, text="in")), f"{ISSUER}/x", ISSUER, "u", "p")
+    assert login.asked is False and login.response.text == "in"
+
+
+def test_the_redirect_with_the_code_is_not_followed() -> None:
+    def answers(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(302, headers={"location": f"{ISSUER}/account/?state=s&code=c"})
+        return httpx.Response(200, text=FORM)
+
+    browser = visitor(answers)
+    answer = frontdoor.authorize(browser, f"{ISSUER}/auth", ISSUER, "u", "p")
+    assert "code=c" in answer.headers["location"] and browser.follow_redirects is True
+
+
+def test_the_door_connects_to_the_address_and_asks_for_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Request] = []
+
+    class Through(httpx.BaseTransport):
+        def __init__(self, **_: object) -> None: ...
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            seen.append(request)
+            return httpx.Response(200)
+
+    monkeypatch.setattr(httpx, "HTTPTransport", Through)
+    client = httpx.Client(transport=frontdoor.Door("kit.localhost", "10.1.2.3", None))  # type: ignore[arg-type]
+    client.get("https://chat.kit.localhost:8443/a")
+    client.get("https://elsewhere.example/b")
+    client.get("https://notkit.localhost/c")
+    assert [r.url.host for r in seen] == ["10.1.2.3", "elsewhere.example", "notkit.localhost"]
+    assert seen[0].headers["host"] == "chat.kit.localhost:8443"
+    assert seen[0].extensions["sni_hostname"] == "chat.kit.localhost"
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "127.0.0.1"),
+        ({"bind_address": "0.0.0.0"}, "127.0.0.1"),
+        ({"bind_address": "192.168.1.5"}, "192.168.1.5"),
+        ({"docker_host": "ssh://me@pi.home:22", "bind_address": "0.0.0.0"}, "pi.home"),
+    ],
+)
+def test_where_the_front_door_is(settings: dict[str, object], address: str) -> None:
+    plan = planned()
+    assert frontdoor.address_of(replace(plan, settings=factories.settings(**settings))) == address
+
+
+# --------------------------------------------------------------------------------------------- administration
+
+
+def test_throw_away_users_are_found_by_their_whole_prefix() -> None:
+    asked: list[str] = []
+
+    def answers(request: httpx.Request) -> httpx.Response:
+        asked.append(f"{request.method} {request.url.path}")
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "t", "expires_in": 60})
+        assert request.headers["authorization"] == "Bearer t"
+        users = [{"username": "kit-prove-1", "id": "1"}, {"username": "not-kit-prove-2", "id": "2"}]
+        return httpx.Response(200, json=users)
+
+    administration = Administration(httpx.Client(transport=httpx.MockTransport(answers)), "https://admin", OUTPUTS)
+    assert administration.found("kit-prove-") == {"kit-prove-1": "1"}
+    administration.found("kit-prove-")
+    assert asked.count("POST /realms/master/protocol/openid-connect/token") == 1
+
+
+def test_a_refusal_names_the_call() -> None:
+    def answers(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "t", "expires_in": 60})
+        return httpx.Response(403, text="no")
+
+    administration = Administration(httpx.Client(transport=httpx.MockTransport(answers)), "https://admin", OUTPUTS)
+    with pytest.raises(ProofError, match="403 to DELETE /users/1: no"):
+        administration.remove("1")
+
+
+# -------------------------------------------------------------------------------------------- small and shared
+
+
+class Closed:
+    """A context for port proofs: `open_` answers."""
+
+    service = "app"
+    address = "127.0.0.1"
+
+    def __init__(self, plan: Plan, open_: int = 0) -> None:
+        self.plan, self.open = plan, open_
+
+    def step(self, title: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def exposed(self, port: int) -> str:
+        return "kit-x-app" if port == self.open else ""
+
+
+def test_a_port_that_answers_outside_is_named() -> None:
+    plan = planned()
+    number = plan.service("app").containers[0].spec.ports[0].number
+    ports.closed(Closed(plan))  # type: ignore[arg-type]
+    with pytest.raises(ProofError, match=f"port {number} answers outside, published by kit-x-app"):
+        ports.closed(Closed(plan, number))  # type: ignore[arg-type]
+    with pytest.raises(ProofError, match=f"answers at port {number}, published by kit-x-app"):
+        ports.only_published(Closed(plan, number))  # type: ignore[arg-type]
+
+
+def test_a_port_the_plan_publishes_is_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same number inside and outside: Keycloak's 8080 is not open because the front door's 8080 is."""
+    plan = planned()
+    ingress = next(c for s in plan.services for c in s.containers if c.spec.publish)
+    number = ingress.spec.publish[0].external(plan.settings)
+    running = [{"Names": [f"/{ingress.docker_name}"], "Ports": [{"PublicPort": number}]}]
+    monkeypatch.setattr(prove, "_answers", lambda *_: True)
+    monkeypatch.setattr(
+        httpx, "HTTPTransport", lambda **_: httpx.MockTransport(lambda _: httpx.Response(200, json=running))
+    )
+    run = prove._Run(OUTPUTS, plan, Record())
+    assert run.exposed(number) == ""
+    running += [
+        {"Names": ["/somebody-elses"], "Ports": [{"PublicPort": 5432}]},
+        {"Names": [f"/kit-{plan.stack}-app"], "Ports": [{"PublicPort": 6379}, {"PrivatePort": 1}]},
+    ]
+    assert run.exposed(5432) == ""
+    assert run.exposed(6379) == f"kit-{plan.stack}-app"
+
+
+def test_answers_that_are_not_what_was_expected() -> None:
+    with pytest.raises(ProofError, match=r"read it: /realms/kit/.* answered 502: sorry"):
+        expect(page("sorry", status=502), 200, "read it")
+    with pytest.raises(ProofError, match="no JSON"):
+        parsed(page("<html>"), "read it")
+    assert parsed(page('{"a": 1}'), "read it") == {"a": 1}
+
+
+def test_waiting_ends() -> None:
+    found = iter([None, "there"])
+    assert wait_for(lambda: next(found), 5, "it did not come") == "there"
+    with pytest.raises(ProofError, match="it did not come within 0 s"):
+        wait_for(lambda: None, 0, "it did not come")
+
+
+# ----------------------------------------------------------------------------------------------------- outputs
+
+
+def test_outputs_survive_the_way_through_the_state() -> None:
+    full = replace(OUTPUTS, ca_pem="PEM")
+    assert StackOutputs.from_dict({**full.to_dict(), "another": 1}) == full
+    assert export_name("admin_client_secret") == "adminClientSecret"
+    assert set(full.__dataclass_fields__) >= SECRET_OUTPUTS
+
+
+def test_every_missing_output_is_named_at_once() -> None:
+    exported = {**replace(OUTPUTS, ca_pem="PEM").to_dict(), "urls": {"chat": 1}, "issuer": None}
+    del exported["realm"]
+    with pytest.raises(ValueError, match="urls, realm, issuer"):
+        StackOutputs.from_dict(exported)

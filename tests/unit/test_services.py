@@ -1,0 +1,165 @@
+"""The six service files: rules that hold for each, and the choices that must not be lost by accident."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stack.catalog import discover
+from stack.derive import models, runtime
+from stack.model import AsEnv, ImageSource, Role, ServiceSpec, Target, Zone
+from stack.plan import Plan, build
+from stack.settings import Settings
+from stack.targets import profile
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = discover()
+IDS = [spec.name for spec in SERVICES]
+SCRIPTS = sorted((ROOT / "stack/services/files").rglob("*.sh"))
+
+
+def planned(target: Target = Target.DEV, **changes: object) -> Plan:
+    settings = Settings(stack="test", target=target, **changes)  # pyright: ignore[reportArgumentType]
+    return build(settings, profile(settings), SERVICES)
+
+
+def file_text(plan: Plan, container: str, name: str) -> str:
+    """A delivered file with its secrets as <owner/name>."""
+    found = next(c for c in runtime.build(plan).containers if c.name == f"kit-test-{container}")
+    text = next(file.text for file in found.files if file.name == name)
+    return "".join(piece if isinstance(piece, str) else f"<{getattr(piece, 'key', 'certificate')}>" for piece in text)
+
+
+@pytest.mark.parametrize("spec", SERVICES, ids=IDS)
+def test_hardened_without_exception(spec: ServiceSpec) -> None:
+    for container in spec.containers:
+        uid = container.user.split(":")[0]
+        assert uid.isdigit() and uid != "0", f"{spec.name} runs as {container.user}"
+        assert not container.capabilities
+        assert set(container.limits) == set(Target)
+        if container.writable:
+            assert container.writable.sources == {ImageSource.REGISTRY} and container.writable.reason
+
+
+@pytest.mark.parametrize("spec", SERVICES, ids=IDS)
+def test_no_secret_costs_an_inspectable_variable(spec: ServiceSpec) -> None:
+    assert not [secret.name for secret in spec.secrets if isinstance(secret.delivery, AsEnv)]
+
+
+@pytest.mark.parametrize("spec", SERVICES, ids=IDS)
+def test_it_is_documented_and_proven(spec: ServiceSpec) -> None:
+    assert (ROOT / "docs/services" / f"{spec.name}.md").is_file()
+    assert spec.proofs
+
+
+def test_one_front_door_one_login_one_database() -> None:
+    for role in Role:
+        assert len([spec.name for spec in SERVICES if role in spec.roles]) == 1
+
+
+def test_data_stays_inside() -> None:
+    for spec in SERVICES:
+        for container in spec.containers:
+            if Zone.DATA in container.zones:
+                assert not container.zones & {Zone.EDGE, Zone.EGRESS}, spec.name
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=[path.name for path in SCRIPTS])
+def test_scripts_parse(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("target", Target)
+def test_redis_keeps_below_its_limit(target: Target) -> None:
+    plan = planned(target)
+    ceiling = re.search(r"^maxmemory (\d+)mb$", file_text(plan, "redis", "redis.conf"), re.MULTILINE)
+    assert ceiling is not None
+    assert int(ceiling[1]) <= 0.75 * plan.service("redis").memory_mb
+
+
+def test_redis_has_no_user_without_a_password_that_can_do_anything() -> None:
+    lines = [line for line in file_text(planned(), "redis", "redis.conf").splitlines() if line.startswith("user ")]
+    assert lines[0].startswith("user default on ><redis/password> ")
+    assert [line for line in lines if "nopass" in line] == ["user health on nopass resetkeys resetchannels -@all +ping"]
+
+
+@pytest.mark.parametrize("target", Target)
+def test_postgres_has_connections_for_every_pool_and_memory_for_its_buffers(target: Target) -> None:
+    plan = planned(target)
+    text = file_text(plan, "postgres", "postgresql.conf")
+    connections = re.search(r"max_connections = (\d+)", text)
+    buffers = re.search(r"shared_buffers = (\d+)MB", text)
+    assert connections and buffers
+    assert int(connections[1]) >= 20 + 2 * (10 + 20) + 10
+    assert int(buffers[1]) <= plan.service("postgres").memory_mb / 4
+
+
+def test_postgres_superuser_only_over_the_socket() -> None:
+    lines = [
+        line.split()
+        for line in file_text(planned(), "postgres", "pg_hba.conf").splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert lines == [
+        ["local", "all", "postgres", "peer"],
+        ["host", "all", "postgres", "all", "reject"],
+        ["host", "all", "all", "all", "scram-sha-256"],
+    ]
+
+
+def test_keycloak_is_administered_by_its_bootstrap_client() -> None:
+    provider = next(spec for spec in SERVICES if Role.IDENTITY in spec.roles)
+    assert provider.identity_provider is not None
+    text = file_text(planned(), "keycloak", "keycloak.conf")
+    assert f"bootstrap-admin-client-id={provider.identity_provider.admin_client_id}\n" in text
+    assert f"bootstrap-admin-client-secret=<keycloak/{provider.identity_provider.admin_secret}>\n" in text
+    assert "hostname=https://auth.kit.localhost:8443\n" in text
+
+
+def test_keycloaks_build_options_are_those_of_the_image_built_here() -> None:
+    text = file_text(planned(), "keycloak", "keycloak.conf")
+    dockerfile = (ROOT / "airgap/images/keycloak/Dockerfile").read_text(encoding="utf-8")
+    for option in ("db=postgres", "health-enabled=true", "metrics-enabled=true"):
+        assert f"\n{option}\n" in text and f"--{option}" in dockerfile
+
+
+def test_the_chat_has_no_login_of_its_own_and_asks_nobody_outside() -> None:
+    chat = next(c for c in runtime.build(planned()).containers if c.service == "open-webui")
+    expected = {
+        "ENABLE_PERSISTENT_CONFIG": "false",
+        "ENABLE_SIGNUP": "false",
+        "ENABLE_LOGIN_FORM": "false",
+        "ENABLE_PASSWORD_AUTH": "false",
+        "PGVECTOR_CREATE_EXTENSION": "false",
+        "OFFLINE_MODE": "true",
+        "OLLAMA_BASE_URL": "http://ollama-queue:11435",
+        "RAG_OLLAMA_BASE_URL": "http://ollama-queue:11435",
+        "OPENID_PROVIDER_URL": "https://auth.kit.localhost:8443/realms/kit/.well-known/openid-configuration",
+        "OPENID_REDIRECT_URI": "https://chat.kit.localhost:8443/oauth/oidc/callback",
+    }
+    assert {name: chat.env.get(name) for name in expected} == expected
+    exported = {file.name for file in chat.files if file.name.startswith("env/")}
+    assert exported == {
+        f"env/{name}"
+        for name in (
+            *("DATABASE_URL", "PGVECTOR_DB_URL", "REDIS_URL", "WEBSOCKET_REDIS_URL"),
+            *("OAUTH_CLIENT_SECRET", "WEBUI_SECRET_KEY"),
+        )
+    }
+
+
+def test_the_chat_does_not_wait_for_the_login() -> None:
+    chat = next(c for c in runtime.build(planned()).containers if c.service == "open-webui")
+    assert not [name for name in chat.after if "keycloak" in name]
+
+
+def test_models_are_the_settings_or_fit_the_target() -> None:
+    assert models.all_of(Settings(stack="t", target=Target.PI)) == ("llama3.2:1b", "nomic-embed-text:v1.5")
+    chosen = Settings(stack="t", target=Target.GPU, models=("a:1b", "b:2b"), embedding_model="a:1b")
+    assert models.all_of(chosen) == ("a:1b", "b:2b")
+    assert any("deepseek-r1" in model for model in models.chat(Settings(stack="t", target=Target.GPU)))
+    job = next(j for j in runtime.build(planned(models=("x:1b",), embedding_model="y")).jobs if "models" in j.name)
+    assert job.env["KIT_MODELS"] == "x:1b y"
