@@ -196,8 +196,8 @@ def check_stack(root: Path, stack: str) -> None:
     if stack in known:
         return
     what = f'there is no stack "{stack}": no Pulumi.{stack}.yaml here.{closest(stack, known)}'
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
-        what = f'"{stack}" cannot be a stack\'s name: lower-case letters, digits and hyphens.'
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,30}", stack):
+        what = f'"{stack}" cannot be a stack\'s name: lower-case letters and digits.'
     raise KitError(what, f"Stacks: {', '.join(known) or 'none'}. A new one is a file Pulumi.<name>.yaml.", code=2)
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stack.settings import Settings
 
 
-
 def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 

@@ -57,6 +57,10 @@ class Settings:
     provided_secrets: frozenset[str] = frozenset()
 
 
+# No dash: kit-dev-x-y must be service x-y of stack dev, and nothing of a stack dev-x.
+STACK_NAME = r"[a-z][a-z0-9]{0,30}"
+
+
 def stack_file(stack: str) -> str:
     """The name of a stack's configuration file."""
     return f"Pulumi.{stack}.yaml"
@@ -261,7 +265,7 @@ def load(
     """
     problems: list[Problem] = []
     values: dict[str, Any] = {}
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
+    if not re.fullmatch(STACK_NAME, stack):
         problems.append(_stack_name_problem(stack))
     for name in sorted(set(raw) - set(KEYS) - set(provided_keys)):
         problems.append(_unknown(stack, name, [*KEYS, *provided_keys], retired))
@@ -284,7 +288,7 @@ def load(
 
 
 def _stack_name_problem(stack: str) -> Problem:
-    fix = "is no stack name: a lower-case letter, then up to 30 letters, digits and dashes"
+    fix = "is no stack name: a lower-case letter, then up to 30 letters and digits; a dash could make two stacks share a container's name"
     return Problem(where="stack", what=shown(stack), fix=fix)
 
 
@@ -443,7 +447,7 @@ def from_files(
     """
     from stack import project
 
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", stack):
+    if not re.fullmatch(STACK_NAME, stack):
         raise SpecError("There is no such stack", (_stack_name_problem(stack),))
     raw, secret_keys = project.stack_config(root, stack)
     return load(

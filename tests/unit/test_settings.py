@@ -197,7 +197,7 @@ def test_without_and_retired_exclude_each_other() -> None:
     assert "choose one" in fix
 
 
-@pytest.mark.parametrize("stack", ["", "Dev", "1dev", "dev_2", "../dev", "d" * 32, "dev\n"])
+@pytest.mark.parametrize("stack", ["", "Dev", "1dev", "dev_2", "dev-2", "../dev", "d" * 32, "dev\n"])
 def test_stack_names(stack: str) -> None:
     with pytest.raises(SpecError, match="is no stack name"):
         load(stack, MINIMAL)
