@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     started = engine.ensure(progress)
     try:
         toolchain.ensure(progress, toolchain.sdk_versions())
-        return pytest(["--live", *(rest if names_tests(rest) else [*rest, *layers(ROOT / "tests")])])
+        strict = ["-p", "tests.live.noskip"] if os.environ.get("CI") == "true" else []
+        return pytest([*strict, "--live", *(rest if names_tests(rest) else [*rest, *layers(ROOT / "tests")])])
     finally:
         if started is not None:
             started.stop()
@@ -46,10 +48,26 @@ def names_tests(rest: Iterable[str]) -> bool:
 
 
 def pytest(arguments: Sequence[str]) -> int:
-    """Run pytest in this environment, its output untouched."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    """Run pytest in this environment. Its closing line comes last, whatever is written while it ends."""
+    colour = ["--color=yes"] if console.colourful(sys.stdout) else []
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *colour, *arguments]
     sys.stdout.flush()
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    closing, after = "", False
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            console.say(line.rstrip("\n"))
+            closing, after = (line.rstrip("\n"), False) if is_closing(line) else (closing, bool(closing))
+    if after:
+        console.say(closing)
+    return process.returncode
+
+
+def is_closing(line: str) -> bool:
+    """Whether this is how pytest ends: "12 passed, 3 skipped in 0.52s", with or without its frame."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("= \n")
+    return re.fullmatch(r"(no tests ran|\d+ \w+(, \d+ \w+)*) in [\d.]+s( \(.*\))?", plain) is not None
 
 
 def missing_programs(which: Callable[[str], str | None] = shutil.which) -> dict[str, str]:
