@@ -1,4 +1,4 @@
-"""Realm, clients and access on a real Keycloak, through the real provider."""
+"""Components on the real servers they are for: HAProxy reloads, Keycloak gets a realm and its clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.live.leaks import find_leaks
-from tests.live.pulumi_project import Project, docker
+from tests.live.pulumi_project import Project, Result, docker, inspect
 
 pytestmark = pytest.mark.live
 
@@ -60,6 +60,102 @@ pulumi.export("password", password)
 
 def program(display: str = "kit") -> str:
     return PROGRAM.format(url=URL, admin=ADMIN_SECRET, secret=CLIENT_SECRET, display=display)
+
+
+HAPROXY = """
+from components.common import Attachment, VolumeMount
+from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs
+from components.host import Host, HostArgs
+from components.network import Network, NetworkArgs
+from components.reload import Reload, ReloadArgs
+from components.secret import DigestKey
+from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
+from components.volume import DataVolume, VolumeArgs
+
+opts = ResourceOptions(providers=[Host("host", HostArgs()).provider])
+key = DigestKey("digest-key").value
+config = DataVolume("config", VolumeArgs(volume_name=f"{{PREFIX}}-config", labels={{}}, protect=False), opts)
+edge = Network("edge", NetworkArgs(network_name=f"{{PREFIX}}-edge", internal=False, labels={{}}), opts)
+mounts = [VolumeMount(volume=config.volume_name, path="/run/kit", read_only=True)]
+files = FileDelivery(
+    "files",
+    FileDeliveryArgs(
+        container_name=f"{{PREFIX}}-files", image={tools!r}, volume_name=config.volume_name, uid_gid="99:99",
+        digest_key=key, files=[DeliveredFile(name="haproxy.cfg", content={config!r}, restarts=False)],
+    ),
+    opts,
+)
+proxy = Service(
+    "proxy",
+    ServiceArgs(
+        container_name=f"{{PREFIX}}-proxy", image={haproxy!r}, user="99:99", limits=Limits(memory_mb=128, cpus=0.5),
+        health=Probe(argv=["haproxy", "-c", "-q", "-f", "/run/kit/haproxy.cfg"], interval_s=1),
+        command=["haproxy", "-f", "/run/kit/haproxy.cfg"], mounts=mounts, restart_digest=files.restart_digest,
+        networks=[Attachment(network=edge.network_name)], after=[files.done],
+        publish=[PublishedPort(internal=8080, external={port}, ip="127.0.0.1")],
+    ),
+    opts,
+)
+Reload(
+    "reload",
+    ReloadArgs(
+        container_name=f"{{PREFIX}}-reload", target=proxy.container_name, image={haproxy!r}, user="99:99",
+        command=["sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"], mounts=mounts,
+        reload_digest=files.reload_digest, digest_key=key, after=[proxy.done],
+    ),
+    opts,
+)
+"""
+
+CONFIG = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend front
+    bind :8080
+    http-request return status 200 content-type text/plain {answer}
+"""
+
+
+def test_haproxy_takes_a_new_config_without_a_new_container(project: Project, images: Callable[[str], str]) -> None:
+    port = 18088
+
+    def up(answer: str) -> Result:
+        config = CONFIG.format(answer=answer)
+        project.program = HAPROXY.format(tools=images("tools"), haproxy=images("haproxy"), config=config, port=port)
+        return project.up()
+
+    def says() -> str:
+        return httpx.get(f"http://127.0.0.1:{port}/", timeout=10, trust_env=False).text
+
+    def eventually(text: str) -> bool:
+        deadline = time.monotonic() + 20
+        while says() != text and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return says() == text
+
+    made = up("string one")
+    assert made.ok, str(made)
+    assert eventually("one")
+    container = inspect([f"{project.prefix}-proxy"])[0]["Id"]
+
+    assert up("string two").ok
+    assert eventually("two")
+
+    wrong = up("strong three")
+    assert not wrong.ok
+    assert "job reload failed" in wrong.errors[0]
+    assert "strong" in wrong.errors[0]
+    assert says() == "two"
+    assert inspect([f"{project.prefix}-proxy"])[0]["Id"] == container
+
+    assert up("string four").ok
+    assert eventually("four")
+    assert inspect([f"{project.prefix}-proxy"])[0]["Id"] == container
+    assert project.up().quiet
+    assert project.refresh().quiet
 
 
 class Admin:
