@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def cache_root() -> Path:
 
 
 @contextlib.contextmanager
-def _lock(progress: Progress) -> Iterator[None]:
+def _lock(progress: Progress) -> Generator[None, None, None]:
     """One run at a time on this machine; a second one waits, says so, and then finds the work done."""
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
@@ -594,7 +594,7 @@ def on_terminal(print_line: Callable[[str], None]) -> Progress:
 
     class Lines:
         @contextlib.contextmanager
-        def step(self, text: str, /) -> Iterator[None]:
+        def step(self, text: str, /) -> Generator[None, None, None]:
             self.note(text)
             yield
 
