@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from stack.plan import SecretKey
 
 # Everything a secret may hold: each reader must give it back unharmed.
 HOSTILE = "a'b\"c$d${e}\\f`g h#i%j{k}é€😀;&|<>!*?~@:/[]=+,^\\"
+
+PATIENCE = 3  # the machine may be building images beside the test
 
 
 def docker(*argv: str, data: bytes | None = None, check: bool = True) -> str:
@@ -200,7 +202,7 @@ class Trial:
         return self.run(next(job for job in self.runtime.jobs if job.pid_of == container))
 
     def wait_healthy(self, plan: ContainerPlan) -> None:
-        deadline = time.monotonic() + plan.wait_s
+        deadline = time.monotonic() + PATIENCE * plan.wait_s
         while time.monotonic() < deadline:
             state = json.loads(docker("inspect", plan.name))[0]["State"]
             if state["Health"]["Status"] == "healthy":
@@ -266,6 +268,14 @@ def memory_mb(container: str) -> float:
             stat: Mapping[str, str] = dict(line.split() for line in path.read_text().splitlines())
             return int(stat.get("total_rss") or stat.get("anon") or 0) / 2**20
     return float("nan")
+
+
+def eventually(holds: Callable[[], bool], seconds: float) -> None:
+    """Wait until it holds. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.3)
 
 
 def _shell(word: str) -> str:

@@ -22,8 +22,17 @@ make_tiny() {
     (cd "$tiny" && ollama create "$1" -f "$file" 2>&1 | progress)
 }
 
-# The progress bar's redraws become at most one line per whole tenth.
-progress() { tr '\r' '\n' | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | awk '{ key = $0; if (match(key, /[0-9]+%/)) key = substr(key, 1, RSTART - 1) int(substr(key, RSTART, RLENGTH - 1) / 10); if (key != last && $0 ~ /[^ ]/) { print "  " $0; fflush() } last = key }'; }
+# The command line redraws its bar many times a second. Here a line is written when its words change, and once for
+# every tenth of a download: without escape sequences, spinners (braille, \xe2\xa0 and on) and unchanged repetitions.
+progress() {
+    tr '\r' '\n' | LC_ALL=C sed -u 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/\xe2[\xa0-\xa3].*//; s/ *$//' | LC_ALL=C awk '
+        /[^ ]/ {
+            key = $0
+            if (match(key, /[0-9]+%/)) key = substr(key, 1, RSTART - 1) int(substr(key, RSTART, RLENGTH - 1) / 10)
+            if (key != last) { print "  " $0; fflush() }
+            last = key
+        }'
+}
 
 for model in $KIT_MODELS; do
     number=$((number + 1))
