@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
+import grpc
 import pytest
+from pulumi.runtime.proto import language_pb2, language_pb2_grpc
 
 from ops import toolchain
 from ops.paths import ROOT
@@ -607,3 +609,43 @@ def test_capabilities_know_what_is_too_new_for_the_plugin() -> None:
 def test_environment_is_added_to_the_callers() -> None:
     tools = Toolchain(Path("/x/pulumi"), NEW, "airgap", "built", {"PATH": "/x"})
     assert tools.environment({"PATH": "/bin", "HOME": "/h"}) == {"PATH": "/x", "HOME": "/h"}
+
+
+# ------------------------------------------------------------------------------------------------- the language host
+
+
+@pytest.fixture
+def language_host() -> Iterator[tuple[subprocess.Popen[str], language_pb2_grpc.LanguageRuntimeStub]]:
+    """The host as the engine starts it, and a connection to it. No engine: it runs no program here."""
+    host = subprocess.Popen(
+        [str(ROOT / "airgap/toolchain/pulumi-language-python"), "127.0.0.1:1"],
+        env={**os.environ, "AIKIT_PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert host.stdout is not None
+    port = int(host.stdout.readline())
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield host, language_pb2_grpc.LanguageRuntimeStub(channel)
+    host.kill()
+    host.communicate()
+
+
+def test_language_host(
+    language_host: tuple[subprocess.Popen[str], language_pb2_grpc.LanguageRuntimeStub], tmp_path: Path
+) -> None:
+    host, stub = language_host
+    packages = stub.GetRequiredPackages(language_pb2.GetRequiredPackagesRequest()).packages
+    assert {package.name: package.version for package in packages}.items() >= {
+        name: f"v{version}" for name, version in toolchain.sdk_versions().items()
+    }.items()
+    missing = stub.Run(
+        language_pb2.RunRequest(info=language_pb2.ProgramInfo(program_directory=str(tmp_path), entry_point="."))
+    )
+    assert missing.error == f"no program at {tmp_path / '__main__.py'}"
+    with pytest.raises(grpc.RpcError):
+        stub.Pack(language_pb2.PackRequest())
+    host.terminate()
+    _, said = host.communicate(timeout=10)
+    assert (host.returncode, said) == (0, ""), "nothing of it may reach the user's diagnostics"
