@@ -38,8 +38,8 @@ def take_down(session: Session) -> int:
     name = "" if session.stack == "dev" else f" {session.stack}"
     console.say()
     console.say(f"stack {session.stack} {'was down already' if digest.changed == 0 else 'is down'}")
-    console.say(f"  kept        {', '.join(volume.removeprefix(session.prefix) for volume in kept) or 'nothing'}, ")
-    console.say("              every secret and every user")
+    console.say(f"  kept        {', '.join(volume.removeprefix(session.prefix) for volume in kept) or 'nothing'}")
+    console.say("              and every secret and user")
     console.say(f"  start again ./kit up{name}")
     console.say(f"  delete all  ./kit down{name} --data")
     return 0 if plan.settings.down else 1

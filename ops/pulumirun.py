@@ -6,6 +6,7 @@ the lock back. A second Ctrl-C kills it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -197,7 +198,10 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]
             console.warn("stopping: the steps in progress end first. Ctrl-C again kills them")
             process.send_signal(signal.SIGINT)
         else:
-            os.killpg(process.pid, signal.SIGKILL)
+            # Plugins have process groups of their own; without their engine some of them would work on.
+            for pid in [*descendants(process.pid), process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, forward) for number in numbers}
@@ -206,6 +210,23 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, by /proc; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name, in parentheses, may hold anything; the parent is the second field after it.
+            parent = int(file.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
 
 
 class Tail:

@@ -25,7 +25,7 @@ def prepare(session: Session, pulumi: Pulumi, progress: Progress, log: Path) -> 
     pending = deployment.get("pending_operations") or []
     if pending:
         drop_pending(pulumi, deployment)
-        progress.line(f"  {console.mark(console.WARN)} an earlier run was cut short in {len(pending)} steps: going on")
+        progress.line(f"  {console.mark(console.WARN)} an earlier run was cut short (steps: {len(pending)}): going on")
     resources = docker_resources(deployment)
     engine = look(session.docker.get, session.stack)
     if not pending and (why := foreign(resources, engine)):

@@ -43,11 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
-    proven = arguments.no_prove or prove(session, plan, outputs)
+    proven = None if arguments.no_prove else prove(session, plan, outputs)
     console.say()
     for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
         console.say(line)
-    return 0 if proven else 1
+    return 1 if proven is False else 0
 
 
 # ------------------------------------------------------------------------------------------------------- before
@@ -99,7 +99,7 @@ def start_engine(session: Session, progress: Progress) -> None:
 def say_warnings(facts: Facts, plan: Plan, session: Session) -> None:
     """What does not keep anybody from going on."""
     for finding in examine(facts, plan, session.stack):
-        if finding.level is Level.WARN and finding.name != "toolchain":
+        if finding.level is Level.WARN and finding.name not in ("toolchain", "state"):  # up mends these itself
             console.warn(f"{finding.name}: {finding.what}")
 
 
@@ -169,12 +169,14 @@ def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:
     return proof(session, plan, outputs)
 
 
-def closing(session: Session, plan: Plan, outputs: Mapping[str, Any], *, proven: bool, seconds: float) -> list[str]:
+def closing(
+    session: Session, plan: Plan, outputs: Mapping[str, Any], *, proven: bool | None, seconds: float
+) -> list[str]:
     """The last screen: where it is, how to log in, how to trust it, how to stop it."""
     name = "" if session.stack == "dev" else f" {session.stack}"
     urls = [(service.name, plan.url(route)) for service in plan.running for route in service.spec.routes]
     ca = shlex.quote(str(session.state.ca_file))
-    head = "is up and proven" if proven else "is up, but not everything works"
+    head = {True: "is up and proven", False: "is up, but not everything works", None: "is up"}[proven]
     return [
         f"stack {session.stack} {head} ({duration(seconds)})",
         "",

@@ -120,9 +120,13 @@ class Clone:
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            if process.poll() is None:  # killed, ./kit would leave its Pulumi behind
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(timeout=120)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGINT)
+                    process.wait(timeout=30)
 
     def keep(self, arguments: Sequence[str], outcome: Outcome) -> None:
         """A command's output, beside the other artifacts."""

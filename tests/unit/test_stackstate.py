@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.console import KitError
-from ops.pulumirun import Tail, clear_stale_locks, failure
+from ops.pulumirun import Tail, clear_stale_locks, descendants, failure
 from ops.stackstate import (
     SALT,
     Choices,
@@ -260,6 +263,18 @@ def test_half_written_locks_are_none(tmp_path: Path, text: str) -> None:
 def test_a_number_that_came_round_again_holds_no_lock() -> None:
     assert process_alive(os.getpid(), program=Path("/proc/self/comm").read_text().strip())
     assert not process_alive(os.getpid(), program="pulumi")
+
+
+def test_everything_below_a_process_is_found() -> None:
+    inner = "import time; print(1, flush=True); time.sleep(60)"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        below = descendants(process.pid)
+        for pid in [*below, process.pid]:
+            os.kill(pid, signal.SIGKILL)
+    assert len(below) == 1
 
 
 # -------------------------------------------------------------------------------------------------------- events
