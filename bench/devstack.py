@@ -61,7 +61,7 @@ class Ready:
     def __init__(self, built: runtime.Runtime) -> None:
         self._healthy = frozenset(container.name for container in built.containers)
         # Reloading is Pulumi's alone: compose has no such job.
-        self._succeeded = frozenset(job.name for job in built.jobs if not job.pid_of)
+        self._succeeded = frozenset(job.name for job in built.jobs if not job.reloads)
 
     def __call__(self, engine: EngineState) -> bool:
         return all_ready(engine, self._healthy, self._succeeded)

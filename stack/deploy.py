@@ -14,6 +14,7 @@ from pulumi import Input, Output, ResourceOptions
 
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
 from components.common import After, Attachment, Content, Done, VolumeMount
+from components.database import Database, DatabaseArgs
 from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
 from components.host import Host, HostArgs
 from components.image import Image, ImageArgs
@@ -22,7 +23,8 @@ from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.network import Network, NetworkArgs
 from components.oidc_client import OidcClient, OidcClientArgs
 from components.realm import AdminUser, Realm, RealmArgs
-from components.secret import GeneratedSecret, SecretArgs
+from components.reload import Reload, ReloadArgs
+from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
 from stack import outputs, settings
@@ -51,7 +53,8 @@ class Deployment:
         self.volumes: dict[str, DataVolume] = {}
         self.networks: dict[str, Network] = {}
         self.images: dict[str, Image] = {}
-        self.steps: dict[str, Service | Job] = {}
+        self.deliveries: dict[str, FileDelivery] = {}
+        self.steps: dict[str, Service | Job | Database | Reload] = {}
 
     def run(self) -> None:
         """Persistent part, running part, realm, exports."""
@@ -74,7 +77,7 @@ class Deployment:
             else:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
         # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
-        self.digest_key = GeneratedSecret("digest-key", SecretArgs(length=32)).value
+        self.digest_key = DigestKey("digest-key").value
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _certificates(self) -> None:
@@ -105,6 +108,8 @@ class Deployment:
 
     def _service(self, step: ContainerPlan) -> Service:
         delivery = self._delivery(step)
+        if delivery:
+            self.deliveries[step.name] = delivery
         after = self._after(step.after)
         return Service(
             step.name,
@@ -176,25 +181,52 @@ class Deployment:
             opts=self._docker(),
         )
 
-    def _job(self, step: JobPlan) -> Job:
-        return Job(
+    def _job(self, step: JobPlan) -> Job | Database | Reload:
+        if step.reloads:
+            return self._reload(step)
+        args = JobArgs(
+            container_name=step.name,
+            image=self._image(step.image, step.local_image).reference,
+            user=step.user,
+            entrypoint=step.entrypoint,
+            command=step.command,
+            env=step.env,
+            files=tuple(Content(name=f.name, content=self._render(f.text), mode=f.mode) for f in step.files),
+            mounts=self._mounts(step),
+            networks=self._attachments(step),
+            memory_mb=step.memory_mb,
+            timeout_s=step.timeout_s,
+            labels=step.labels,
+            triggers=tuple(self._render(text) for text in step.triggers),
+            digest_key=self.digest_key,
+            after=self._after(step.after),
+        )
+        if step.grant is None:
+            return Job(step.name, args, opts=self._docker())
+        database = DatabaseArgs(
+            database=step.grant.database,
+            role=step.grant.role,
+            extensions=step.grant.extensions,
+            password=self._render(step.grant.password),
+            job=args,
+        )
+        return Database(step.name, database, opts=self._docker())
+
+    def _reload(self, step: JobPlan) -> Reload:
+        return Reload(
             step.name,
-            JobArgs(
+            ReloadArgs(
                 container_name=step.name,
+                target=self._running(step.reloads).container_name,
                 image=self._image(step.image, step.local_image).reference,
                 user=step.user,
-                entrypoint=step.entrypoint,
                 command=step.command,
-                env=step.env,
-                files=tuple(Content(name=f.name, content=self._render(f.text), mode=f.mode) for f in step.files),
+                reload_digest=self.deliveries[step.reloads].reload_digest,
+                digest_key=self.digest_key,
                 mounts=self._mounts(step),
-                networks=self._attachments(step),
                 memory_mb=step.memory_mb,
                 timeout_s=step.timeout_s,
                 labels=step.labels,
-                triggers=tuple(self._render(text) for text in step.triggers),
-                digest_key=self.digest_key,
-                pid_of=self._running(step.pid_of).container_name if step.pid_of else None,
                 after=self._after(step.after),
             ),
             opts=self._docker(),

@@ -288,7 +288,7 @@ def load(
 
 
 def _stack_name_problem(stack: str) -> Problem:
-    fix = "is no stack name: a lower-case letter, then up to 30 letters and digits; a dash could make two stacks share a container's name"
+    fix = "is no stack name: a lower-case letter, then up to 30 letters and digits, and no dash"
     return Problem(where="stack", what=shown(stack), fix=fix)
 
 

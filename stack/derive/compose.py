@@ -34,7 +34,9 @@ def project(runtime: Runtime, name: str, read: Callable[[Text], str]) -> Compose
         for file in step.files:
             files[f"files/{step.name}/{file.name}"] = read(file.text)
         if isinstance(step, JobPlan):
-            if not step.pid_of:  # compose restarts on change; nothing is reloaded
+            if step.grant:
+                files[f"files/{step.name}/password"] = read(step.grant.password)
+            if not step.reloads:  # compose restarts on change; nothing is reloaded
                 services[step.name] = _job(step, jobs)
             continue
         delivery = f"{step.name}-files"
@@ -140,12 +142,20 @@ def _container(step: ContainerPlan, needs: Mapping[str, Any], read: Callable[[Te
     return {key: value for key, value in service.items() if value not in ({}, [])}
 
 
+def _grant(step: JobPlan) -> dict[str, str]:
+    """What components/database.py tells the database provider's job (DatabaseProvider in model.py)."""
+    if step.grant is None:
+        return {}
+    extensions = " ".join(step.grant.extensions)
+    return {"KIT_DATABASE": step.grant.database, "KIT_ROLE": step.grant.role, "KIT_EXTENSIONS": extensions}
+
+
 def _job(step: JobPlan, jobs: set[str]) -> dict[str, Any]:
     service: dict[str, Any] = {
         "image": step.image,
         "container_name": step.name,
         "user": step.user,
-        "environment": {name: _escape(value) for name, value in step.env.items()},
+        "environment": {name: _escape(value) for name, value in {**step.env, **_grant(step)}.items()},
         "volumes": [f"{m.volume}:{m.path}{':ro' if m.read_only else ''}" for m in step.mounts]
         + ([f"./files/{step.name}:{CONFIG_DIR}:ro"] if step.files else []),
         "mem_limit": f"{step.memory_mb}m",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -157,11 +157,22 @@ class ContainerPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GrantPlan:
+    """A database and its role, for the database provider's job: what it gets on top of its own arguments."""
+
+    database: str
+    role: str
+    extensions: tuple[str, ...]
+    password: Text
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobPlan:
     """A one-shot container, decided to the last argument. It runs again when anything of it changes.
 
-    `files` are uploaded into it. `triggers` are further inputs. `pid_of`: docker name of the container whose
-    processes it shares (to signal them), "" for none.
+    `files` are uploaded into it. `triggers` are further inputs. `grant`: the database it makes, if it makes one.
+    `reloads`: docker name of the container that it has read its files again, "" for none; it shares its processes
+    and runs when files that need no restart change.
     """
 
     service: str
@@ -180,7 +191,8 @@ class JobPlan:
     labels: Mapping[str, str]
     after: tuple[str, ...]
     triggers: tuple[Text, ...]
-    pid_of: str
+    grant: GrantPlan | None = None
+    reloads: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,28 +493,23 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         raise LookupError("no selected service has the database role")
     job = provider.spec.database_provider.job
     database = owned.item
-    password = FilePlan(
-        name="password",
-        text=(SecretPiece(database_secret(owned.owner, database.name)),),
-        mode="0400",
-        restarts=True,
+    grant = GrantPlan(
+        database=database.name,
+        role=database.name,
+        extensions=database.extensions,
+        password=(SecretPiece(database_secret(owned.owner, database.name)),),
     )
-    env = {name: plain(resolve(plan, provider, value)) for name, value in job.env.items()}
-    env |= {
-        "KIT_DATABASE": database.name,
-        "KIT_ROLE": database.name,
-        "KIT_EXTENSIONS": " ".join(database.extensions),
-    }
-    return _job_plan(
+    planned = _job_plan(
         plan,
         provider,
         job,
         name=database_job_name(plan, database.name),
-        env=env,
-        files=(*(_file(plan, provider, file, restarts=True) for file in job.files), password),
+        env={name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+        files=tuple(_file(plan, provider, file, restarts=True) for file in job.files),
         after=tuple(container.docker_name for container in provider.containers),
         triggers=(),
     )
+    return replace(planned, grant=grant)
 
 
 def _job_plan(
@@ -534,7 +541,6 @@ def _job_plan(
         labels=_labels(plan, service.name, "job"),
         after=after,
         triggers=triggers,
-        pid_of="",
     )
 
 
@@ -557,6 +563,6 @@ def _reload(plan: Plan, service: PlannedService, container: PlannedContainer, pl
         timeout_s=60,
         labels=_labels(plan, service.name, "job"),
         after=(planned.name,),
-        triggers=tuple(file.text for file in planned.files if not file.restarts),
-        pid_of=planned.name,
+        triggers=(),
+        reloads=planned.name,
     )

@@ -33,7 +33,7 @@ def services(built: Runtime) -> dict[str, Any]:
 
 
 def test_it_has_every_container_and_job(built: Runtime, services: dict[str, Any]) -> None:
-    wanted = {step.name for step in built.steps} - {job.name for job in built.jobs if job.pid_of}
+    wanted = {step.name for step in built.steps} - {job.name for job in built.jobs if job.reloads}
     assert wanted <= set(services)
     assert {name for name in services if name not in wanted} == {
         f"{c.name}-files" for c in built.containers if c.files or c.ownership
@@ -66,3 +66,13 @@ def test_it_is_hardened_like_the_stack(built: Runtime, services: dict[str, Any])
 def test_dollars_are_not_read_as_variables(services: dict[str, Any]) -> None:
     probe = services["kit-dev-keycloak"]["healthcheck"]["test"]
     assert any("$$line" in part for part in probe)
+
+
+def test_a_database_job_gets_what_its_script_reads(built: Runtime, services: dict[str, Any]) -> None:
+    script = (ROOT / "stack/services/files/postgres/database.sh").read_text(encoding="utf-8")
+    component = (ROOT / "components/database.py").read_text(encoding="utf-8")
+    given = services["kit-dev-database-open-webui"]["environment"]
+    for name in ("KIT_DATABASE", "KIT_ROLE", "KIT_EXTENSIONS"):
+        assert name in given and f"${name}" in script.replace("${", "$").replace("}", "") and name in component
+    files = compose.project(built, "bench", read).files
+    assert files["files/kit-dev-database-open-webui/password"] == SECRET

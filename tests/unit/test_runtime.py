@@ -111,19 +111,22 @@ def test_each_database_has_a_job_that_its_owner_waits_for() -> None:
     jobs = {job.name: job for job in built.jobs}
     for database in ("keycloak", "open-webui"):
         job = jobs[f"kit-dev-database-{database}"]
-        assert job.env["KIT_DATABASE"] == job.env["KIT_ROLE"] == database
+        assert job.grant is not None
+        assert job.grant.database == job.grant.role == database
+        assert not is_plain(job.grant.password)
         assert job.networks == (), "it talks over the socket"
-        assert [file.name for file in job.files if not is_plain(file.text)] == ["password"]
         owner = next(c for c in built.containers if c.name == f"kit-dev-{database}")
         assert job.name in owner.after
 
 
-def test_a_reload_job_follows_the_files_it_reloads() -> None:
+def test_a_reload_job_belongs_to_a_container_with_files_that_need_no_restart() -> None:
     built = runtime.build(resolved("dev"))
-    reload = next(job for job in built.jobs if job.name == "kit-dev-haproxy-reload")
-    front = next(c for c in built.containers if c.name == "kit-dev-haproxy")
-    assert reload.pid_of == front.name and reload.image == front.image and reload.user == front.user
-    assert reload.triggers == tuple(file.text for file in front.files if not file.restarts) != ()
+    reloads = {job.reloads: job for job in built.jobs if job.reloads}
+    assert set(reloads) == {c.name for c in built.containers if any(not file.restarts for file in c.files)}
+    front = next(c for c in built.containers if c.publish)
+    job = reloads[front.name]
+    assert job.image == front.image and job.user == front.user and job.after == (front.name,)
+    assert [mount.volume for mount in job.mounts] == [front.config_volume]
 
 
 def test_down_leaves_the_data_and_nothing_that_runs() -> None:
