@@ -662,13 +662,16 @@ def _plugins_directory(sdk: Mapping[str, str]) -> Path:
     return home() / f"plugins-{source_hash(_SOURCES / 'providers', extra=json.dumps(dict(sdk), sort_keys=True))}"
 
 
-def _build(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugins: bool) -> None:
-    """Build what is missing. Compiling keeps both cores busy, so one after the other; downloads go on beside it."""
+def _build(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugins: bool) -> tuple[Path, Path]:
+    """Build what is missing; where the CLI and the plugins are then.
+
+    Compiling keeps every core busy, so one comes after the other; the plugins' sources are fetched beside the CLI's.
+    """
     cli_directory, plugins_directory = _cli_directory(), _plugins_directory(sdk)
     cli = cli and not cli_directory.is_dir()
     plugins = plugins and not plugins_directory.is_dir()
     if not cli and not plugins:
-        return
+        return cli_directory, plugins_directory
     go = ensure_go(progress)
     failures: list[BaseException] = []
     provider_packages = [f"./pulumi-resource-{name}" for name in PLUGINS]
@@ -711,6 +714,7 @@ def _build(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugins: bo
             )
         _publish(work, plugins_directory)
     _prune(go)
+    return cli_directory, plugins_directory
 
 
 def _prune(go: Go) -> None:
@@ -880,9 +884,9 @@ def _prepare(
             raise ToolchainError("PATH has no usable Pulumi.")
         pulumi, version = on_path, seen.cli
     if origin == "built":
-        _build(progress, sdk, cli=True, plugins=mode == "airgap")
+        built, _ = _build(progress, sdk, cli=True, plugins=mode == "airgap")
         _install_host()
-        pulumi, version = _cli_directory() / "pulumi", BUILT_PULUMI
+        pulumi, version = built / "pulumi", BUILT_PULUMI
     pulumi_home: str | None = None
     needs: list[Path] = [pulumi, *([_host_directory()] if origin == "built" else [])]
     found = _plugin_home(sdk, environ)
@@ -900,8 +904,8 @@ def _prepare(
             progress.line(f"! {error.what} Building the plugins instead.")
             mode = "airgap"
     if mode == "airgap":
-        _build(progress, sdk, cli=False, plugins=True)
-        pulumi_home = str(_plugins_directory(sdk))
+        _, built = _build(progress, sdk, cli=False, plugins=True)
+        pulumi_home = str(built)
     plugin_home = Path(pulumi_home) if pulumi_home else found
     if plugin_home:
         needs += [plugin_home / "plugins" / f"resource-{name}-v{version}" for name, version in sdk.items()]
