@@ -259,7 +259,7 @@ def failure(arguments: Sequence[str], said: str) -> KitError:
 
 def wrong_passphrase(state: StackState) -> tuple[str, str]:
     """What to say, in one line each."""
-    what = f"the passphrase is wrong: {state.passphrase_source()} does not open the secrets of stack {state.stack}."
+    what = f"the passphrase in {state.passphrase_source()} does not open the secrets of stack {state.stack}."
     if state.own_passphrase:
         return what, "Put the file back that the stack was made with, or set PULUMI_CONFIG_PASSPHRASE."
     return what, f"Unset it to use {state.home / 'passphrase'}, or set the one that the stack was made with."

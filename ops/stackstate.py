@@ -126,7 +126,7 @@ class StackState:
     def passphrase_source(self) -> str:
         """Where the passphrase comes from, for messages."""
         if "PULUMI_CONFIG_PASSPHRASE" in self._environment:
-            return "the variable PULUMI_CONFIG_PASSPHRASE"
+            return "PULUMI_CONFIG_PASSPHRASE"
         return self._environment.get("PULUMI_CONFIG_PASSPHRASE_FILE") or str(self._passphrase_file)
 
     def passphrase_lost(self) -> bool:
@@ -214,11 +214,15 @@ class StackState:
             path.unlink(missing_ok=True)
 
     def forget_checkpoint(self) -> None:
-        """Remove the stack from a file backend, for when Pulumi cannot (its passphrase is gone)."""
-        checkpoint = self.checkpoint
-        if checkpoint is not None:
-            for path in checkpoint.parent.glob(f"{self.stack}.json*"):
-                path.unlink()
+        """Remove the stack from a file backend, where Pulumi cannot (its passphrase is gone), and our copies of it."""
+        checkpoint, backend = self.checkpoint, self.backend_directory
+        if checkpoint is None or backend is None:
+            return
+        for path in checkpoint.parent.glob(f"{self.stack}.json*"):
+            path.unlink()
+        if self.own_backend:  # Pulumi keeps its copies for ever; in somebody else's backend that is their decision
+            for kind in ("backups", "history"):
+                shutil.rmtree(backend / ".pulumi" / kind / self.project / self.stack, ignore_errors=True)
 
     def forget(self) -> None:
         """Remove everything kept for the stack beside the backend."""

@@ -205,8 +205,12 @@ def test_forgetting_a_stack_leaves_the_others(clone: Path, home: Path) -> None:
     it.checkpoint.parent.mkdir(parents=True)
     for name in ("dev.json", "dev.json.bak", "devel.json"):
         (it.checkpoint.parent / name).write_text("{}")
+    backup = it.checkpoint.parents[2] / "backups" / "ai-kit" / "dev" / "dev.1.json"
+    backup.parent.mkdir(parents=True)
+    backup.write_text("{}")
     it.forget_checkpoint()
     it.forget()
+    assert not backup.exists()
     assert [path.name for path in it.checkpoint.parent.iterdir()] == ["devel.json"]
     assert not it.directory.exists()
 
