@@ -642,19 +642,21 @@ def _cli_directory() -> Path:
     return home() / f"cli-{source_hash(_SOURCES / 'cli', extra=_CLI_FLAGS)}"
 
 
-def _host_directory() -> Path:
-    """The language host has a directory of its own: a change in it must not rebuild the CLI."""
-    return home() / f"host-{source_hash(_SOURCES / 'pulumi-language-python')}"
+def _programs(cli: Path) -> Path:
+    """The CLI with the language host beside it, where the engine takes it for its own and does not warn.
 
-
-def _install_host() -> None:
-    target = _host_directory()
+    A directory of its own: a change in the language host must not rebuild the CLI.
+    """
+    target = home() / f"bin-{source_hash(_SOURCES / 'pulumi-language-python', extra=cli.name)}"
     if not target.is_dir():
         work = _fresh(home() / f".new-{target.name}")
-        program = work / "pulumi-language-python"
-        shutil.copy(_SOURCES / "pulumi-language-python", program)
-        program.chmod(0o755)  # an unpacked archive of the sources may have lost it
+        os.link(cli / "pulumi", work / "pulumi")
+        shutil.copy(cli / "BUILT-FROM.txt", work)
+        host = work / "pulumi-language-python"
+        shutil.copy(_SOURCES / "pulumi-language-python", host)
+        host.chmod(0o755)  # an unpacked archive of the sources may have lost it
         _publish(work, target)
+    return target
 
 
 def _plugins_directory(sdk: Mapping[str, str]) -> Path:
@@ -729,8 +731,9 @@ def _prune(go: Go) -> None:
 
 def _note(directory: Path, go: Go, module: str, what: str) -> None:
     """Say, beside the programs, what they were built from."""
-    required = re.findall(r"^\s+(\S+ v\S+)$", (_SOURCES / module / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
-    lines = [what, f"built {time.strftime('%F')} with Go {go.version} from airgap/toolchain/{module}", *required]
+    text = (_SOURCES / module / "go.mod").read_text(encoding="utf-8")
+    modules = re.findall(r"^(?:require )?\s*(\S+ v\S+|\S+ => \S+ v\S+)$", text, re.MULTILINE)
+    lines = [what, f"built {time.strftime('%F')} with Go {go.version} from airgap/toolchain/{module}", *modules]
     (directory / "BUILT-FROM.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -789,12 +792,10 @@ def current(sdk: Mapping[str, str], environ: Mapping[str, str] | None = None) ->
 
 
 def _environment(pulumi: Path, mode: PluginMode, pulumi_home: str | None, environ: Mapping[str, str]) -> dict[str, str]:
-    ours = [str(pulumi.parent)]
-    if pulumi.parent == _cli_directory():
-        ours.append(str(_host_directory()))
-    rest = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry not in ours]
+    ours = str(pulumi.parent)
+    rest = [entry for entry in environ.get("PATH", os.defpath).split(os.pathsep) if entry != ours]
     env = {
-        "PATH": os.pathsep.join([*ours, *rest]),
+        "PATH": os.pathsep.join([ours, *rest]),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         # Formatting an output into a string is a mistake; this makes the mistake visible instead of deployed.
         "PULUMI_ERROR_OUTPUT_STRING": "1",
@@ -885,10 +886,9 @@ def _prepare(
         pulumi, version = on_path, seen.cli
     if origin == "built":
         built, _ = _build(progress, sdk, cli=True, plugins=mode == "airgap")
-        _install_host()
-        pulumi, version = built / "pulumi", BUILT_PULUMI
+        pulumi, version = _programs(built) / "pulumi", BUILT_PULUMI
     pulumi_home: str | None = None
-    needs: list[Path] = [pulumi, *([_host_directory()] if origin == "built" else [])]
+    needs: list[Path] = [pulumi]
     found = _plugin_home(sdk, environ)
     if mode == "official" and found is not None:
         pulumi_home = str(found) if found == home() / "home" else None

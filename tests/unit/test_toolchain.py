@@ -471,8 +471,8 @@ def test_built_from_registries(fake_go: dict[str, str], cache: Path, progress: P
         assert os.access(directory / f"pulumi-resource-{name}", os.X_OK)
         assert "not the official plugin" in (directory / "BUILT-FROM.txt").read_text()
     assert built.env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] == "true"
-    on_path = [Path(entry) for entry in built.env["PATH"].split(os.pathsep)]
-    assert any(os.access(entry / "pulumi-language-python", os.X_OK) for entry in on_path)
+    assert built.env["PATH"].split(os.pathsep)[0] == str(built.pulumi.parent)
+    assert os.access(built.pulumi.with_name("pulumi-language-python"), os.X_OK), "elsewhere on PATH the engine warns"
     assert toolchain.current(SDK, fake_go) == built
     assert not (cache / "go").exists(), "gigabytes of build cache are given back"
 
@@ -489,7 +489,7 @@ def test_failed_build_leaves_nothing_half_and_says_where_to_look(
     assert visible(cache) == {"cli", "log", "go"}, "the finished half is kept, of the other nothing shows"
     monkeypatch.delenv("FAKE_GO_FAILS")
     toolchain.ensure(progress, SDK, environ=fake_go)
-    assert visible(cache) >= {"cli", "host", "plugins"}
+    assert visible(cache) >= {"bin", "cli", "plugins"}
     assert not [entry for entry in cache.iterdir() if entry.name.startswith(".new-")]
 
 
