@@ -50,7 +50,7 @@ SERVICE = ServiceSpec(
                 # Where the program, on this machine, administers the identity provider.
                 Publish("admin", lambda settings: settings.admin_port, loopback_only=True),
             ),
-            health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=1, start_period_s=10),
+            health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=3, start_period_s=10),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=128, cpus=1, pids=64),
                 Target.PI: ResourceLimits(memory_mb=128, cpus=1, pids=64),

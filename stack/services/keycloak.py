@@ -93,7 +93,7 @@ SERVICE = ServiceSpec(
                 File(name="keycloak.sh", source=Static("keycloak.sh")),
             ),
             tmpfs={"/tmp": 64, "/opt/keycloak/data": 64},
-            health=HealthCheck(test=Http("management", "/health/ready"), interval_s=2, start_period_s=420),
+            health=HealthCheck(test=Http("management", "/health/ready"), interval_s=4, start_period_s=420),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
                 Target.PI: ResourceLimits(memory_mb=900, cpus=2, pids=512),

@@ -7,7 +7,6 @@ from stack import images
 from stack.derive import models, queue
 from stack.model import (
     ByTarget,
-    Command,
     ContainerSpec,
     Derived,
     File,
@@ -53,7 +52,7 @@ SERVICE = ServiceSpec(
             },
             mounts=(Mount("models", "/var/lib/ollama"),),
             tmpfs={"/tmp": 256},
-            health=HealthCheck(test=Command(("ollama", "list")), interval_s=2, start_period_s=30),
+            health=HealthCheck(test=Http("api", "/api/version"), interval_s=4, start_period_s=30),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=2048, cpus=2, pids=512),
                 # Three cores for models, the fourth for everything else.
@@ -70,7 +69,7 @@ SERVICE = ServiceSpec(
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(File(name="haproxy.cfg", source=Derived(queue.config), reload=True),),
             reload=("sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"),
-            health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=1, start_period_s=10),
+            health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=3, start_period_s=10),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=64, cpus=0.5, pids=64),
                 Target.PI: ResourceLimits(memory_mb=64, cpus=0.5, pids=64),

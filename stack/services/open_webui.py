@@ -138,7 +138,7 @@ SERVICE = ServiceSpec(
             mounts=(Mount("data", DATA),),
             tmpfs={"/tmp": 256},
             trust_ca=True,
-            health=HealthCheck(test=Http("http", "/health"), interval_s=2, start_period_s=300),
+            health=HealthCheck(test=Http("http", "/health"), interval_s=4, start_period_s=300),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=1024, cpus=2),
                 Target.PI: ResourceLimits(memory_mb=768, cpus=1.5),

@@ -99,7 +99,7 @@ SERVICE = ServiceSpec(
             # not exist is asked for a password like any other, and nothing is logged when none comes.
             health=HealthCheck(
                 test=Command(("pg_isready", "-q", "-h", "127.0.0.1", "-U", "health", "-d", "postgres")),
-                interval_s=1,
+                interval_s=2,
                 start_period_s=60,
             ),
             limits={

@@ -84,7 +84,7 @@ SERVICE = ServiceSpec(
                         "ping",
                     )
                 ),
-                interval_s=1,
+                interval_s=3,
                 start_period_s=30,
             ),
             limits={

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stack.catalog import discover
 from stack.derive import ingress, queue
 from stack.derive.haproxy import quoted
-from stack.model import Access, Port, Role, ServiceSpec, Target
+from stack.model import Access, Http, Port, Role, ServiceSpec, Target
 from stack.plan import Plan, build
 from stack.settings import Settings
 from stack.targets import profile
@@ -158,7 +158,9 @@ def test_one_question_at_a_time_and_lists_pass_by() -> None:
 
 def test_a_second_backend_is_found_by_its_port() -> None:
     ollama = next(spec for spec in SERVICES if spec.name == "ollama")
-    second = replace(ollama.container(), name="second", ports=(Port("api-2", 11434),))
+    main = ollama.container()
+    health = replace(main.health, test=Http("api-2", "/api/version"))
+    second = replace(main, name="second", ports=(Port("api-2", 11434),), health=health)
     doubled = replace(ollama, containers=(*ollama.containers, second))
     text = queue.config(planned(*(doubled if spec.name == "ollama" else spec for spec in SERVICES), memory_mb=64000))
     inference = section(text, "backend inference")
