@@ -158,7 +158,7 @@ def test_databases_are_what_services_count_on(services: Services) -> None:
 
 def test_no_password_is_in_a_log_or_in_inspect(services: Services) -> None:
     for step in services.trial.runtime.steps:
-        if isinstance(step, runtime.JobPlan) and step.pid_of:
+        if isinstance(step, runtime.JobPlan) and step.reloads:
             continue
         for text in (docker("logs", step.name, check=False), docker("inspect", step.name)):
             for needle in (HOSTILE, HOSTILE[:12], json.dumps(HOSTILE)[1:-1]):
@@ -167,7 +167,7 @@ def test_no_password_is_in_a_log_or_in_inspect(services: Services) -> None:
 
 def test_a_second_run_of_every_job_changes_nothing(services: Services) -> None:
     for job in services.trial.runtime.jobs:
-        if not job.pid_of:
+        if not job.reloads:
             print(services.trial.run(job))
 
 
@@ -283,7 +283,7 @@ def test_a_broken_configuration_is_not_loaded(services: Services) -> None:
     plan = next(c for c in services.trial.runtime.containers if c.name == container)
     files = tuple(replace(f, text=("nonsense\n",)) if f.name == "haproxy.cfg" else f for f in plan.files)
     services.trial.deliver(replace(plan, files=files))
-    job = next(job for job in services.trial.runtime.jobs if job.pid_of == container)
+    job = next(job for job in services.trial.runtime.jobs if job.reloads == container)
     with pytest.raises(RuntimeError, match="nonsense"):
         services.trial.run(job)
     with httpx.Client(verify=ssl.create_default_context(cadata=services.outputs.ca_pem), timeout=120) as client:

@@ -118,7 +118,7 @@ class Trial:
             if isinstance(step, ContainerPlan):
                 self.start(step)
                 self.wait_healthy(step)
-            elif not step.pid_of:
+            elif not step.reloads:
                 print(f"--- {step.name}:\n{self.run(step)}", end="")
             self.started[step.name] = time.monotonic() - begin
             print(f"{step.name}: {self.started[step.name]:.1f} s", flush=True)
@@ -165,6 +165,15 @@ class Trial:
 
     def run(self, plan: JobPlan) -> str:
         """Run a job to its end and return its log. RuntimeError with the log when it fails."""
+        env, files = dict(plan.env), plan.files
+        if plan.grant:
+            grant = plan.grant
+            env |= {
+                "KIT_DATABASE": grant.database,
+                "KIT_ROLE": grant.role,
+                "KIT_EXTENSIONS": " ".join(grant.extensions),
+            }
+            files += (FilePlan(name="password", text=grant.password, mode="0400", restarts=True),)
         docker("rm", "-f", plan.name, check=False)
         argv = [
             "create",
@@ -177,17 +186,17 @@ class Trial:
             "--memory",
             f"{plan.memory_mb}m",
         ]
-        for name, value in plan.env.items():
+        for name, value in env.items():
             argv += ["--env", f"{name}={value}"]
         for mount in plan.mounts:
             argv += ["--mount", f"type=volume,src={mount.volume},dst={mount.path}" + (",readonly" * mount.read_only)]
-        argv += ["--pid", f"container:{plan.pid_of}"] if plan.pid_of else []
+        argv += ["--pid", f"container:{plan.reloads}"] if plan.reloads else []
         argv += self._networked(plan)
         argv += ["--entrypoint", plan.entrypoint[0]] if plan.entrypoint else []
         docker(*argv, plan.image, *plan.entrypoint[1:], *plan.command)
         self._connect(plan)
-        if plan.files:
-            docker("cp", "-", f"{plan.name}:/", data=self._archive(plan.files, plan.user, "run/kit"))
+        if files:
+            docker("cp", "-", f"{plan.name}:/", data=self._archive(files, plan.user, "run/kit"))
         docker("start", plan.name)
         code = docker("wait", plan.name).strip()
         log = docker("logs", plan.name, check=False)
@@ -199,7 +208,7 @@ class Trial:
         """Deliver the container's files again and run its reload job."""
         plan = next(c for c in self.runtime.containers if c.name == container)
         self.deliver(plan)
-        return self.run(next(job for job in self.runtime.jobs if job.pid_of == container))
+        return self.run(next(job for job in self.runtime.jobs if job.reloads == container))
 
     def wait_healthy(self, plan: ContainerPlan) -> None:
         deadline = time.monotonic() + PATIENCE * plan.wait_s
@@ -243,7 +252,7 @@ class Trial:
         return buffer.getvalue()
 
     def _networked(self, plan: ContainerPlan | JobPlan) -> list[str]:
-        if plan.pid_of if isinstance(plan, JobPlan) else False:
+        if plan.reloads if isinstance(plan, JobPlan) else False:
             return ["--network", "none"]
         if not plan.networks:
             return ["--network", "none"]
