@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, engine, repair, source, toolchain
+from ops import console, deploying, engine, pids, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.facts import gather
@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.done(
         f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
     )
+    pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
     proven = None if arguments.no_prove else prove(session, plan, outputs)
