@@ -179,8 +179,8 @@ def _admin(plan: Plan) -> tuple[str, ...]:
     provider = plan.provider(Role.IDENTITY)
     if provider is None or provider.spec.identity_provider is None:
         return ()
-    port = provider.spec.identity_provider.port
-    route = next(route for route in provider.spec.routes if route.port == port)
+    container, port = provider.spec.endpoint(provider.spec.identity_provider.port)
+    host = next(planned.host_name for planned in provider.containers if planned.spec.name == container.name)
     forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
     return (
         f"""# {_source(provider)}: administration, from this machine only
@@ -193,7 +193,12 @@ frontend admin
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.admin_port}
-    default_backend {_backend_name(provider, route)}
+    default_backend admin
+
+# No check: the program calls as soon as the engine calls the server healthy, which checks would notice seconds later.
+backend admin
+    retries 20
+    server {host} {host}:{port.number} resolvers docker init-addr none resolve-prefer ipv4
 """,
     )
 

@@ -101,18 +101,32 @@ def test_a_route_whose_login_nobody_offers_stays_shut(access: Access) -> None:
     assert "deny_status 403 content-type text/plain string 'This address needs a login" in text
 
 
-def test_every_server_starts_without_its_name_and_is_checked() -> None:
+def servers_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("    server ")]
+
+
+def test_every_server_starts_without_its_name() -> None:
     for text in (ingress.config(planned()), queue.config(planned())):
-        servers = [line for line in text.splitlines() if line.startswith("    server ")]
-        assert servers
-        for line in servers:
+        assert servers_of(text)
+        assert all("resolvers docker init-addr none" in line for line in servers_of(text))
+
+
+def test_every_server_that_people_use_is_checked() -> None:
+    admin = servers_of(section(ingress.config(planned()), "backend admin"))
+    for text in (ingress.config(planned()), queue.config(planned())):
+        for line in (line for line in servers_of(text) if line not in admin):
             assert "inter 3s fastinter 1s downinter 1s fall 3 rise 2" in line
-            assert "resolvers docker init-addr none" in line
 
 
 def test_the_admin_listener_leads_to_the_identity_provider_alone() -> None:
-    admin = section(ingress.config(planned()), "frontend admin")
-    assert re.findall(r"_backend (\S+)", admin) == ["keycloak-auth"]
+    text = ingress.config(planned())
+    assert re.findall(r"_backend (\S+)", section(text, "frontend admin")) == ["admin"]
+    assert [line.split()[1] for line in servers_of(section(text, "backend admin"))] == ["keycloak"]
+
+
+def test_the_admin_server_is_asked_as_soon_as_the_engine_calls_it_healthy() -> None:
+    (server,) = servers_of(section(ingress.config(planned()), "backend admin"))
+    assert " check" not in server, "a check turns the first seconds after a start into 503s"
 
 
 def test_no_identity_provider_no_admin_listener() -> None:
