@@ -11,6 +11,7 @@ Standard library only: this runs before anything is installed. docs/toolchain.md
 from __future__ import annotations
 
 import argparse
+import atexit
 import fcntl
 import hashlib
 import json
@@ -393,6 +394,21 @@ def _publish(work: Path, target: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- building
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+@atexit.register
+def _stop_running() -> None:
+    """An interrupted run leaves no compiler behind, whichever thread had started it."""
+    for process in list(_running):
+        _stop(process)
+
+
 def run_logged(
     command: Sequence[str],
     *,
@@ -425,6 +441,7 @@ def run_logged(
             errors="replace",
             start_new_session=True,
         )
+        _running.add(process)
         try:
             reader: threading.Thread | None = None
             stream = process.stderr if keep_stdout else process.stdout
@@ -439,10 +456,11 @@ def run_logged(
             if reader is not None:
                 reader.join()
         except BaseException:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            _stop(process)
             process.wait()
             raise
+        finally:
+            _running.discard(process)
     if code != 0:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise ToolchainError(
@@ -1010,6 +1028,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ToolchainError as error:
         print(error.render(), file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        print("stopped; run it again to go on from here", file=sys.stderr)
+        return 130
     if options.env:
         for name, value in toolchain.env.items():
             print(f"export {name}='{value}'")

@@ -35,6 +35,9 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
         self.bodies: list[object] = []
         super().__init__(str(path), _Handler)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gives up is part of the test."""
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:

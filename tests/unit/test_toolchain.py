@@ -201,18 +201,23 @@ class Releases(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gives up is part of the test."""
+
+
 Serve = Callable[[Mapping[str, bytes]], tuple[str, list[str]]]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Serves files on loopback; gives the address and the list of what was fetched."""
-    servers: list[http.server.ThreadingHTTPServer] = []
+    servers: list[_Server] = []
 
     def start(files: Mapping[str, bytes]) -> tuple[str, list[str]]:
         asked: list[str] = []
         handler = type("Handler", (Releases,), {"files": files, "asked": asked})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}", asked
