@@ -1,7 +1,7 @@
 """Progress for everything that may take longer than two seconds.
 
 On a terminal the running steps share one line that is redrawn each second; elsewhere (CI, a log file) a step
-prints a line when it starts and one every 30 seconds. Either way it ends with one line: a tick or a cross,
+that is not over after two seconds prints a line, and one every 30 seconds. Either way it ends with one line: a tick or a cross,
 and how long it took.
 
     progress = Progress()
@@ -23,6 +23,7 @@ from typing import TextIO
 __all__ = ["Progress", "Step", "duration"]
 
 _REDRAW_SECONDS = 1.0
+_ANNOUNCE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 30.0
 
 
@@ -45,7 +46,7 @@ class Step:
         self.title = title
         self.started = started
         self.detail = ""
-        self.reported = started
+        self.reported: float | None = None  # when a pipe last heard of it
         self._owner = owner
 
     def note(self, text: str) -> None:
@@ -118,7 +119,11 @@ class Progress:
                 return
             now = self._clock()
             for step in self._running:
-                if now - step.reported >= self._heartbeat:
+                if step.reported is None:
+                    if now - step.started >= _ANNOUNCE_SECONDS:
+                        step.reported = step.started
+                        self._write(f"  {step.title} {self._ellipsis}\n")
+                elif now - step.reported >= self._heartbeat:
                     step.reported = now
                     note = f": {step.detail}" if step.detail else ""
                     self._write(f"  {step.title} {self._dot} {duration(now - step.started)}{note}\n")
@@ -126,10 +131,7 @@ class Progress:
     def _begin(self, step: Step) -> None:
         with self._lock:
             self._running.append(step)
-            if self._live:
-                self._draw()
-            else:
-                self._write(f"  {step.title} {self._ellipsis}\n")
+            self._draw()
             if self._ticker is None:
                 self._wake.clear()
                 self._ticker = threading.Thread(target=self._tick_on, args=(self._wake,), daemon=True)
