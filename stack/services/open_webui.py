@@ -81,6 +81,8 @@ SERVICE = ServiceSpec(
                 "OAUTH_CLIENT_SECRET": ClientSecret(),
                 "OAUTH_SCOPES": "openid email profile",
                 "OAUTH_CODE_CHALLENGE_METHOD": "S256",
+                # In the form, where its driver encodes the secret; in the header it does not, and a % breaks it.
+                "OAUTH_TOKEN_ENDPOINT_AUTH_METHOD": "client_secret_post",
                 "ENABLE_OAUTH_ROLE_MANAGEMENT": "true",
                 "OAUTH_ROLES_CLAIM": "roles",
                 "OAUTH_ALLOWED_ROLES": "user,admin",

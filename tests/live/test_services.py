@@ -259,7 +259,7 @@ def test_what_is_broken_is_named(services: Services) -> None:
     finally:
         docker("start", services.name("ollama-queue"))
     assert not holds
-    failed = [line for line in text.splitlines() if line.startswith("✗")]
+    failed = [line for line in text.splitlines() if line.startswith("FAILED")]
     assert failed and all("open-webui" in line for line in failed)
     assert f"docker logs kit-{STACK}-open-webui" in text
     assert services.sql("open-webui", 'select role from "user"') == ["admin"]
