@@ -1,8 +1,8 @@
 """Progress for everything that may take longer than two seconds.
 
 On a terminal the running steps share one line that is redrawn each second; elsewhere (CI, a log file) a step
-that is not over after two seconds prints a line, and one every 30 seconds. Either way it ends with one line: a tick or a cross,
-and how long it took.
+that is not over after two seconds prints a line, and one every 30 seconds. Either way it ends with one line: a tick
+or a cross, and how long it took.
 
     progress = Progress()
     with progress.step("building the Pulumi CLI") as step:
