@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,12 +21,12 @@ CAPABILITIES = ROOT / "airgap" / "toolchain" / "capabilities.json"
 @pytest.fixture(scope="session")
 def toolchain() -> Iterator[Mapping[str, str]]:
     """Environment in which `pulumi` with language host and plugins runs: PATH's if it has all, else ./kit's."""
-    changes: dict[str, str] = {}
+    changes = {"AIKIT_PYTHON": os.environ.get("AIKIT_PYTHON", sys.executable)}
     if not (shutil.which("pulumi") and shutil.which("pulumi-language-python")):
         from ops import toolchain
         from ops.progress import Progress
 
-        changes = dict(toolchain.ensure(Progress(), toolchain.sdk_versions()).env)
+        changes |= toolchain.ensure(Progress(), toolchain.sdk_versions()).env
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try:
