@@ -126,6 +126,8 @@ def clear_engine(session: Session) -> None:
 def forget_state(session: Session, pulumi: Pulumi | None) -> None:
     """Remove the stack from the backend, and what is kept beside it."""
     if pulumi is not None and pulumi.known():
-        pulumi.run("stack", "rm", session.stack, "--yes", "--force", check=session.state.checkpoint is None)
+        # Without --preserve-config it would delete the operator's stack file.
+        remove = ("stack", "rm", session.stack, "--yes", "--force", "--preserve-config")
+        pulumi.run(*remove, check=session.state.checkpoint is None)
     session.state.forget_checkpoint()
     session.state.forget()
