@@ -51,8 +51,8 @@ class Limits:
     """Hard limits, in MB and CPUs. No swap. shm_mb 0 is the engine's default.
 
     pids only becomes a label (aikit.pids): the provider has no argument for it, and `ulimit nproc` counts what the
-    same user id runs on the whole host. `docker update --pids-limit` can set it, and the provider leaves it alone.
-    Until then the memory limit, to which kernel stacks are charged, is what stops a fork bomb.
+    same user id runs on the whole host. Who runs the engine sets it (`docker update --pids-limit`); the provider
+    leaves it alone. Without that the memory limit, to which kernel stacks are charged, is what stops a fork bomb.
     """
 
     memory_mb: int
