@@ -517,8 +517,8 @@ class ContainerSpec:
 class Job:
     """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
 
-    Its inputs are its image, command, env, files and `triggers`. pid_of: share that container's processes
-    (to signal it). `files` are secret-safe: uploaded, never in env or argv.
+    Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
+    argv.
     """
 
     name: str
