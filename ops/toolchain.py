@@ -70,6 +70,9 @@ _ARCHES = {"x86_64": ("amd64", "x64"), "aarch64": ("arm64", "arm64"), "arm64": (
 _LOG_TAIL = 15
 
 
+BUILT_FROM = "BUILT-FROM.txt"  # beside whatever was built or fetched here: of what, by what
+
+
 class ToolchainError(KitError):
     """The toolchain cannot be had; the message says what was tried and what to do."""
 
@@ -207,9 +210,13 @@ def look_around(sdk: Mapping[str, str], environ: Mapping[str, str]) -> tuple[See
 
 
 def _plugin_home(sdk: Mapping[str, str], environ: Mapping[str, str]) -> Path | None:
-    """The user's PULUMI_HOME, or the one for official plugins fetched earlier: whichever has all of them."""
+    """The user's PULUMI_HOME, or the one for official plugins fetched earlier: whichever has all of them.
+
+    Plugins that were built here say so in a file beside them, and are not official wherever PULUMI_HOME points.
+    """
     for candidate in (Path(environ.get("PULUMI_HOME") or Path.home() / ".pulumi"), home() / "home"):
-        if all((candidate / "plugins" / f"resource-{name}-v{version}").is_dir() for name, version in sdk.items()):
+        plugins = [candidate / "plugins" / f"resource-{name}-v{version}" for name, version in sdk.items()]
+        if all(plugin.is_dir() and not (plugin / BUILT_FROM).exists() for plugin in plugins):
             return candidate
     return None
 
@@ -306,7 +313,7 @@ def fetch_release(
     if not (work / "pulumi").is_file() or not (work / "pulumi-language-python").is_file():
         shutil.rmtree(work)
         raise ToolchainError(f"{name} holds no pulumi and pulumi-language-python.")
-    (work / "BUILT-FROM.txt").write_text(f"Pulumi's official release {name}, SHA-256 {digest}\n", encoding="utf-8")
+    (work / BUILT_FROM).write_text(f"Pulumi's official release {name}, SHA-256 {digest}\n", encoding="utf-8")
     _publish(work, target)
 
 
@@ -669,7 +676,7 @@ def _programs(cli: Path) -> Path:
     if not target.is_dir():
         work = _fresh(home() / f".new-{target.name}")
         os.link(cli / "pulumi", work / "pulumi")
-        shutil.copy(cli / "BUILT-FROM.txt", work)
+        shutil.copy(cli / BUILT_FROM, work)
         host = work / "pulumi-language-python"
         shutil.copy(_SOURCES / "pulumi-language-python", host)
         host.chmod(0o755)  # an unpacked archive of the sources may have lost it
@@ -752,7 +759,7 @@ def _note(directory: Path, go: Go, module: str, what: str) -> None:
     text = (_SOURCES / module / "go.mod").read_text(encoding="utf-8")
     modules = re.findall(r"^(?:require )?\s*(\S+ v\S+|\S+ => \S+ v\S+)$", text, re.MULTILINE)
     lines = [what, f"built {time.strftime('%F')} with Go {go.version} from airgap/toolchain/{module}", *modules]
-    (directory / "BUILT-FROM.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (directory / BUILT_FROM).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------------- ensure

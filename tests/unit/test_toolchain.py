@@ -157,6 +157,8 @@ def test_look_around(tmp_path: Path) -> None:
     for name, version in SDK.items():
         (tmp_path / f"home/plugins/resource-{name}-v{version}").mkdir(exist_ok=True)
     assert toolchain.look_around(SDK, environ)[0].plugins == ALL
+    (tmp_path / "home/plugins" / f"resource-tls-v{SDK['tls']}" / toolchain.BUILT_FROM).touch()
+    assert not toolchain.look_around(SDK, environ)[0].plugins, "what was built here is not official, wherever it lies"
 
 
 def test_look_around_finds_the_host_beside_a_linked_cli(tmp_path: Path) -> None:
