@@ -11,6 +11,7 @@ import socketserver
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,10 @@ def daemon(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     program.write_text("#!/bin/sh\nwhile :; do sleep 0.05; done\n")
     program.chmod(0o755)
     process = subprocess.Popen([str(program)], start_new_session=True)
+    # The kernel closes the pipe that Popen waits for before it writes the new command line down.
+    command, deadline = Path(f"/proc/{process.pid}/cmdline"), time.monotonic() + 10
+    while b"dockerd" not in command.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)
     yield process
     process.kill()
     process.wait()
