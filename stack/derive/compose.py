@@ -95,6 +95,7 @@ def _delivery(step: ContainerPlan, tools_image: str) -> dict[str, Any]:
         "command": ["/bin/sh", "-c", _escape("\n".join(script))],
         "volumes": volumes,
         "restart": "no",
+        "labels": {**step.labels, "aikit.kind": "job"},
     }
 
 

@@ -76,3 +76,7 @@ def test_a_database_job_gets_what_its_script_reads(built: Runtime, services: dic
         assert name in given and f"${name}" in script.replace("${", "$").replace("}", "") and name in component
     files = compose.project(built, "bench", read).files
     assert files["files/kit-dev-database-open-webui/password"] == SECRET
+
+
+def test_everything_carries_the_stacks_label(services: dict[str, Any]) -> None:
+    assert {service["labels"]["aikit.stack"] for service in services.values()} == {"dev"}
