@@ -75,7 +75,7 @@ def with_pulumi(session: Session, tools: toolchain.Toolchain, ready: Ready, work
     session.write_config(pulumi)
     arguments = pulumi.arguments("up", "--yes", "--skip-preview", "--suppress-outputs", "--parallel", PARALLEL)
     return run(
-        [pulumi.program, *arguments],
+        arguments,
         env=pulumi.environment,
         directory=session.root,
         stack=STACK,
