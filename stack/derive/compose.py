@@ -50,7 +50,9 @@ def project(runtime: Runtime, name: str, read: Callable[[Text], str]) -> Compose
     document = {
         "name": name,
         "services": services,
-        "networks": {n.name: {"name": n.name, "internal": n.internal} for n in runtime.networks},
+        "networks": {
+            n.name: {"name": n.name, "internal": n.internal, "labels": dict(n.labels)} for n in runtime.networks
+        },
         "volumes": {volume: {"name": volume} for volume in volumes},
     }
     return ComposeProject(document=document, files=files)
