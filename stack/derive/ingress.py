@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
+from stack.derive.values import endpoint
 from stack.model import CONFIG_DIR, Access, Http, Role, Route
 from stack.plan import Plan, PlannedService
 
@@ -179,8 +180,7 @@ def _admin(plan: Plan) -> tuple[str, ...]:
     provider = plan.provider(Role.IDENTITY)
     if provider is None or provider.spec.identity_provider is None:
         return ()
-    container, port = provider.spec.endpoint(provider.spec.identity_provider.port)
-    host = next(planned.host_name for planned in provider.containers if planned.spec.name == container.name)
+    host, port = endpoint(provider, provider.spec.identity_provider.port)
     forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
     return (
         f"""# {_source(provider)}: administration, from this machine only
@@ -198,7 +198,7 @@ frontend admin
 # No check: the program calls as soon as the engine calls the server healthy, which checks would notice seconds later.
 backend admin
     retries 20
-    server {host} {host}:{port.number} resolvers docker init-addr none resolve-prefer ipv4
+    server {host} {host}:{port} resolvers docker init-addr none resolve-prefer ipv4
 """,
     )
 

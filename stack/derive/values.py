@@ -81,11 +81,8 @@ def route_named(spec: ServiceSpec, name: str) -> Route:
 
 def endpoint(service: PlannedService, port: str) -> tuple[str, int]:
     """DNS name and number of a service's named port. KeyError when no container of it has one."""
-    for container in service.containers:
-        for candidate in container.spec.ports:
-            if candidate.name == port:
-                return container.host_name, candidate.number
-    raise KeyError(f"{service.name} has no port {port!r}")
+    spec, found = service.spec.endpoint(port)
+    return next(c.host_name for c in service.containers if c.spec.name == spec.name), found.number
 
 
 def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:

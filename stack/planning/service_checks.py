@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stack.model import (
     AsEnv,
@@ -40,12 +39,9 @@ from stack.model import (
 from stack.planning.resolve import Mention, Selection, at, flatten, holders, mentions
 from stack.words import did_you_mean, listed, shown
 
-if TYPE_CHECKING:
-    pass
-
 Check = Callable[[Selection], Iterator[Problem]]
 
-# The programs that can tell whether a port answers, in the order in which derive/probe.py prefers them.
+# The programs with which derive/probe.py can tell whether a port answers.
 HTTP_PROBES = ("curl", "wget", "bash", "python3", "node")
 TCP_PROBES = ("bash", "nc", "python3", "node")
 
