@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ops.commands import apt_install
 from ops.console import KitError
 from ops.paths import private_directory, state_home
 from ops.progress import Progress, Step
-from ops.toolchain import apt_install
 
 __all__ = [
     "LOCAL",
@@ -465,7 +465,7 @@ def ensure(progress: Progress, host: str | None = None) -> StartedEngine | None:
         if error.trouble == "missing":
             if distribution() not in _DEBIAN_KIN or not shutil.which("apt-get"):
                 raise
-            apt_install(PACKAGES, progress, log=state_home() / "log" / "apt.log")
+            apt_install(PACKAGES, progress)
     if _systemd():
         with progress.step("starting the Docker engine"):
             result = subprocess.run(

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ops import console, engine, toolchain
-from ops.paths import ROOT, private_directory, state_home
+from ops.commands import apt_install
+from ops.paths import ROOT
 from ops.progress import Progress
 
 # Programs of the live tests and the Debian packages that bring them.
@@ -87,4 +88,4 @@ def install_programs(progress: Progress) -> None:
             f"{', '.join(missing)} missing: the tests that need it are skipped. To have them: sudo sh -c '{command}'"
         )
         return
-    toolchain.apt_install(packages, progress, log=private_directory(state_home() / "logs") / "apt.log")
+    apt_install(packages, progress)

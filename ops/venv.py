@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.console import KitError
-from ops.paths import ROOT, private_directory, state_home
+from ops.paths import ROOT
 from ops.progress import Progress, Step
 
 REQUIREMENTS = ROOT / "requirements.txt"
@@ -140,6 +140,6 @@ def _need_ensurepip(progress: Progress) -> None:
             "this Python cannot make virtual environments (the module ensurepip is missing).",
             f"sudo apt-get update && sudo apt-get install -y {package}\nthen run ./kit again.",
         )
-    from ops.toolchain import apt_install
+    from ops.commands import apt_install
 
-    apt_install([package], progress, log=private_directory(state_home() / "logs") / "apt.log")
+    apt_install([package], progress)

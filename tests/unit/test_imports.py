@@ -123,7 +123,7 @@ def _allowed(module: str, only: tuple[str, ...]) -> bool:
 
 
 # These run before there is an environment to import from.
-BARE_FILES = ("kit", "ops/toolchain.py", "ops/engine.py", "ops/progress.py", "airgap/**/*.py")
+BARE_FILES = ("kit", "ops/toolchain/*.py", "ops/engine.py", "ops/progress.py", "airgap/**/*.py")
 RUNS_IN_THE_ENVIRONMENT = ("pulumi-language-python",)
 
 

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -22,14 +23,18 @@ import grpc
 import pytest
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc
 
-from ops import toolchain
+from ops import commands, toolchain
+from ops.console import KitError
 from ops.paths import ROOT
 from ops.progress import Progress
-from ops.toolchain import RELEASE, Choice, Seen, Toolchain, ToolchainError, decide, release_matters
+from ops.toolchain import Toolchain, ToolchainError, choice, pins, release
+from ops.toolchain.cache import locked, source_hash
+from ops.toolchain.choice import Choice, Seen, decide, release_matters
+from ops.toolchain.pins import RELEASE, newer_or_same
 
 SDK = {"docker": "5.2.0", "keycloak": "6.14.1", "random": "4.21.4", "tls": "5.6.2"}
 ALL = frozenset(SDK)
-NEW = toolchain.MINIMUM_PULUMI
+NEW = pins.MINIMUM_PULUMI
 ARCHIVE = f"pulumi-v{RELEASE}-linux-x64.tar.gz"
 
 
@@ -101,7 +106,7 @@ def test_order(seen: Seen, release: bool, expected: Choice) -> None:
         ("path", Seen(cli=NEW, language_host=True), False, Choice("path", "airgap")),
     ],
 )
-def test_forced(forced: toolchain.Origin, seen: Seen, release: bool, expected: Choice) -> None:
+def test_forced(forced: pins.Origin, seen: Seen, release: bool, expected: Choice) -> None:
     assert decide(seen, ALL, release=release, forced=forced) == expected
 
 
@@ -114,7 +119,7 @@ def test_forced(forced: toolchain.Origin, seen: Seen, release: bool, expected: C
         ("release", Seen(), "does not answer"),
     ],
 )
-def test_forced_but_impossible(forced: toolchain.Origin, seen: Seen, says: str) -> None:
+def test_forced_but_impossible(forced: pins.Origin, seen: Seen, says: str) -> None:
     with pytest.raises(ToolchainError, match=says):
         decide(seen, ALL, release=False, forced=forced)
 
@@ -133,7 +138,7 @@ def test_release_host_is_asked_only_where_it_matters() -> None:
     [("3.256.0", "3.255.0", True), ("v3.255.0", "3.255.0", True), ("3.99.9", "3.255.0", False), ("4.0", "3.9", True)],
 )
 def test_versions(version: str, minimum: str, expected: bool) -> None:
-    assert toolchain.newer_or_same(version, minimum) is expected
+    assert newer_or_same(version, minimum) is expected
 
 
 # --------------------------------------------------------------------------------------------------- what is there
@@ -152,13 +157,13 @@ def test_look_around(tmp_path: Path) -> None:
     program(tmp_path / "bin", "pulumi-language-python")
     (tmp_path / "home/plugins/resource-tls-v5.6.2").mkdir(parents=True)
     environ = {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path / "home")}
-    seen, path = toolchain.look_around(SDK, environ)
+    seen, path = choice.look_around(SDK, environ)
     assert (seen, path) == (Seen(cli="3.300.1", language_host=True, plugins=frozenset()), cli), "one of four is none"
     for name, version in SDK.items():
         (tmp_path / f"home/plugins/resource-{name}-v{version}").mkdir(exist_ok=True)
-    assert toolchain.look_around(SDK, environ)[0].plugins == ALL
-    (tmp_path / "home/plugins" / f"resource-tls-v{SDK['tls']}" / toolchain.BUILT_FROM).touch()
-    assert not toolchain.look_around(SDK, environ)[0].plugins, "what was built here is not official, wherever it lies"
+    assert choice.look_around(SDK, environ)[0].plugins == ALL
+    (tmp_path / "home/plugins" / f"resource-tls-v{SDK['tls']}" / pins.BUILT_FROM).touch()
+    assert not choice.look_around(SDK, environ)[0].plugins, "what was built here is not official, wherever it lies"
 
 
 def test_look_around_finds_the_host_beside_a_linked_cli(tmp_path: Path) -> None:
@@ -166,13 +171,13 @@ def test_look_around_finds_the_host_beside_a_linked_cli(tmp_path: Path) -> None:
     program(tmp_path / "opt", "pulumi-language-python")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/pulumi").symlink_to(tmp_path / "opt/pulumi")
-    seen, _ = toolchain.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
+    seen, _ = choice.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
     assert seen.language_host
 
 
 def test_a_pulumi_that_does_not_run_is_none(tmp_path: Path) -> None:
     program(tmp_path / "bin", "pulumi", "exit 3")
-    seen, _ = toolchain.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
+    seen, _ = choice.look_around(SDK, {"PATH": str(tmp_path / "bin"), "PULUMI_HOME": str(tmp_path)})
     assert seen.cli is None
     assert not seen.cli_usable
 
@@ -246,7 +251,7 @@ GOOD = archive("pulumi/pulumi", "pulumi/pulumi-language-python", "pulumi/README"
 
 def fetch(url: str, target: Path, progress: Progress, pins: Mapping[str, str]) -> None:
     with progress.step("fetching") as step:
-        toolchain.fetch_release(target, step, url=url, platform_name="linux-x64", pins=pins)
+        release.fetch_release(target, step, url=url, platform_name="linux-x64", pins=pins)
 
 
 def test_release_that_matches_its_pin(serve: Serve, tmp_path: Path, progress: Progress) -> None:
@@ -304,9 +309,9 @@ def test_release_that_is_refused_leaves_nothing(
 
 def test_probe(serve: Serve) -> None:
     url, _ = serve({ARCHIVE: GOOD})
-    assert toolchain.probe(f"{url}/{ARCHIVE}")
-    assert not toolchain.probe(f"{url}/something-else")
-    assert not toolchain.probe("http://127.0.0.1:9/")
+    assert release.probe(f"{url}/{ARCHIVE}")
+    assert not release.probe(f"{url}/something-else")
+    assert not release.probe("http://127.0.0.1:9/")
 
 
 def test_probe_does_not_wait_for_a_silent_host() -> None:
@@ -314,7 +319,7 @@ def test_probe_does_not_wait_for_a_silent_host() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        assert not toolchain.probe(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+        assert not release.probe(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
         assert time.monotonic() - started < 2
 
 
@@ -330,29 +335,30 @@ def sources(directory: Path) -> Path:
 
 def test_hash_follows_the_sources(tmp_path: Path) -> None:
     root = sources(tmp_path / "a")
-    before = toolchain.source_hash(root)
-    assert before == toolchain.source_hash(root)
-    assert before != toolchain.source_hash(root, extra="other linker flags")
+    before = source_hash(root)
+    assert before == source_hash(root)
+    assert before != source_hash(root, extra="other linker flags")
     (root / "module/main.go").write_text("package main \n")
-    changed = toolchain.source_hash(root)
+    changed = source_hash(root)
     assert changed != before
     (root / "module/main.go").rename(root / "module/other.go")
-    assert toolchain.source_hash(root) not in (before, changed)
+    assert source_hash(root) not in (before, changed)
 
 
 def test_hash_follows_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = sources(tmp_path / "a")
-    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
-    amd64 = toolchain.source_hash(root)
-    monkeypatch.setattr(toolchain.platform, "machine", lambda: "aarch64")
-    assert toolchain.source_hash(root) != amd64
-    monkeypatch.setattr(toolchain.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    amd64 = source_hash(root)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert source_hash(root) != amd64
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(ToolchainError, match="riscv64"):
-        toolchain.source_hash(root)
+        source_hash(root)
 
 
 def test_lock_is_for_one(cache: Path, progress: Progress) -> None:
-    script = "import sys; from ops import toolchain\nwith toolchain.locked(): print('in', flush=True); sys.stdin.read()"
+    held = "with locked(): print('in', flush=True); sys.stdin.read()"
+    script = f"import sys; from ops.toolchain.cache import locked\n{held}"
     other = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -361,7 +367,7 @@ def test_lock_is_for_one(cache: Path, progress: Progress) -> None:
     entered = threading.Event()
 
     def enter() -> None:
-        with toolchain.locked(progress):
+        with locked(progress):
             entered.set()
 
     thread = threading.Thread(target=enter)
@@ -469,7 +475,7 @@ def visible(cache: Path) -> set[str]:
 
 def test_built_from_registries(fake_go: dict[str, str], cache: Path, progress: Progress) -> None:
     built = toolchain.ensure(progress, SDK, environ=fake_go)
-    assert (built.origin, built.plugin_mode, built.version) == ("built", "airgap", toolchain.BUILT_PULUMI)
+    assert (built.origin, built.plugin_mode, built.version) == ("built", "airgap", pins.BUILT_PULUMI)
     assert os.access(built.pulumi, os.X_OK)
     home = Path(built.env["PULUMI_HOME"])
     assert home.is_relative_to(cache)
@@ -488,7 +494,7 @@ def test_failed_build_leaves_nothing_half_and_says_where_to_look(
     fake_go: dict[str, str], cache: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_GO_FAILS", "pulumi-resource-random")
-    with pytest.raises(ToolchainError) as failed:
+    with pytest.raises(KitError) as failed:
         toolchain.ensure(progress, SDK, environ=fake_go)
     assert "it does not compile" in failed.value.fix
     assert str(cache / "log/providers.log") in failed.value.fix
@@ -513,7 +519,7 @@ def test_interrupted_command_takes_its_children_along(tmp_path: Path, progress: 
         return None
 
     with pytest.raises(KeyboardInterrupt), progress.step("x") as step:
-        toolchain.run_logged(command, log=tmp_path / "log", step=step, note=interrupt)
+        commands.run_logged(command, log=tmp_path / "log", step=step, note=interrupt)
     child = Path(f"/proc/{pid.read_text().strip()}/stat")
     for _ in range(100):
         if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
@@ -541,11 +547,11 @@ def required(module: str) -> dict[str, str]:
 
 
 def test_versions_named_here_are_the_ones_built() -> None:
-    assert required("cli")["github.com/pulumi/pulumi/pkg/v3"] == toolchain.BUILT_PULUMI
-    assert required("compose")["github.com/docker/compose/v2"] == toolchain.COMPOSE
-    assert toolchain.newer_or_same(toolchain.BUILT_PULUMI, toolchain.MINIMUM_PULUMI)
-    assert toolchain.newer_or_same(toolchain.RELEASE, toolchain.MINIMUM_PULUMI)
-    assert all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in toolchain.RELEASE_SHA256.values())
+    assert required("cli")["github.com/pulumi/pulumi/pkg/v3"] == pins.BUILT_PULUMI
+    assert required("compose")["github.com/docker/compose/v2"] == pins.COMPOSE
+    assert newer_or_same(pins.BUILT_PULUMI, pins.MINIMUM_PULUMI)
+    assert newer_or_same(pins.RELEASE, pins.MINIMUM_PULUMI)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in pins.RELEASE_SHA256.values())
 
 
 def test_every_module_is_pinned_by_checksum() -> None:
