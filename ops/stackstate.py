@@ -23,6 +23,7 @@ import yaml
 
 from ops.console import KitError
 from ops.paths import private_directory, state_home
+from stack import project
 
 SALT = "encryptionsalt"
 Document = dict[str, Any]
@@ -55,7 +56,7 @@ class StackState:
     def __init__(self, root: Path, stack: str, environment: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.stack = stack
-        self.project = str(read_yaml(root / "Pulumi.yaml").get("name", "ai-kit"))
+        self.project = str(project.read(root / project.PROJECT_FILE).get("name", "ai-kit"))
         self._environment = os.environ if environment is None else environment
         self.home = state_home()
         self.directory = self.home / "stacks" / stack
@@ -193,11 +194,11 @@ class StackState:
 
     def operator_config(self) -> Document:
         """What the clone's stack file says."""
-        return read_yaml(self.stack_file)
+        return dict(project.read(self.stack_file))
 
     def merged_config(self) -> Document:
         """The merged copy of the last run, {} before the first."""
-        return read_yaml(self.config_file) if self.config_file.exists() else {}
+        return dict(project.read(self.config_file)) if self.config_file.exists() else {}
 
     def write_config(self, document: Document) -> None:
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
@@ -301,24 +302,6 @@ def lost_passphrase(path: Path, stack: str) -> tuple[str, str]:
         f"Put the file back from where you keep a copy, or set PULUMI_CONFIG_PASSPHRASE. A new one would not fit.\n"
         f"To give the data up and start anew: ./kit down {stack} --data",
     )
-
-
-def read_yaml(path: Path) -> Document:
-    """A YAML mapping, {} for an empty file. KitError when it is missing or none."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KitError(f"{path} is missing.", "Run ./kit from a complete clone.") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or error
-        raise KitError(f"{path.name}{line}: {problem}", "The file must be valid YAML.", code=2) from error
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise KitError(f"{path.name}: holds no mapping", "It must start with `config:`.", code=2)
-    return cast(Document, raw)
 
 
 def create_private(path: Path, text: str) -> None:

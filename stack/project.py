@@ -23,7 +23,7 @@ def stacks(root: Path) -> tuple[str, ...]:
 
 def schema(root: Path) -> Mapping[str, Mapping[str, Any]]:
     """The `config` block of Pulumi.yaml: each key's type, default and description."""
-    return _mapping(_read(root / PROJECT_FILE), "config", PROJECT_FILE)
+    return _mapping(read(root / PROJECT_FILE), "config", PROJECT_FILE)
 
 
 def stack_config(root: Path, stack: str) -> tuple[dict[str, object], frozenset[str]]:
@@ -32,12 +32,12 @@ def stack_config(root: Path, stack: str) -> tuple[dict[str, object], frozenset[s
     if not path.is_file():
         fix = f"Stacks: {listed(stacks(root))}. To make one, copy the nearest: cp Pulumi.dev.yaml {path.name}"
         raise SpecError(f"There is no stack {stack!r}", (Problem(where=path.name, what="is not there", fix=fix),))
-    project = _read(root / PROJECT_FILE)
+    project = read(root / PROJECT_FILE)
     namespace = f"{project.get('name')}:"
     keys = _mapping(project, "config", PROJECT_FILE)
     values: dict[str, object] = {name: entry["default"] for name, entry in keys.items() if "default" in entry}
     encrypted: set[str] = set()
-    for name, value in _mapping(_read(path), "config", path.name).items():
+    for name, value in _mapping(read(path), "config", path.name).items():
         if ":" in name and not name.startswith(namespace):
             continue  # another program's or a provider's
         short = name.removeprefix(namespace)
@@ -58,7 +58,8 @@ def _mapping(document: Mapping[str, Any], name: str, file: str) -> dict[str, Any
     return {str(key): value for key, value in cast("dict[object, Any]", found).items()}
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
+    """A YAML mapping as Pulumi reads it, {} for an empty file. SpecError when it is missing, no YAML or no mapping."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:

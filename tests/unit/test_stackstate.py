@@ -26,9 +26,9 @@ from ops.stackstate import (
     merge,
     parse_lock,
     process_alive,
-    read_yaml,
     write_atomically,
 )
+from stack.model import SpecError
 
 
 @pytest.fixture
@@ -187,15 +187,18 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("- a\n", "holds no mapping"), ("config: [", "line 1"), ("a: b: c\n", "line 1")],
-)
-def test_bad_yaml_says_where(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "Pulumi.dev.yaml"
-    file.write_text(text)
-    with pytest.raises(KitError, match=message):
-        read_yaml(file)
+def test_bad_yaml_says_where(clone: Path, home: Path) -> None:
+    it = state(clone)
+    it.stack_file.write_text("config:\n  a: b: c\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="line 2"):
+        it.operator_config()
+
+
+def test_words_stay_words(clone: Path, home: Path) -> None:
+    """As Pulumi reads them: a `no` that became false in the merged copy would be another value."""
+    it = state(clone)
+    it.stack_file.write_text("config:\n  ai-kit:theme: no\n", encoding="utf-8")
+    assert it.operator_config() == {"config": {"ai-kit:theme": "no"}}
 
 
 def test_forgetting_a_stack_leaves_the_others(clone: Path, home: Path) -> None:
