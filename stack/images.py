@@ -32,6 +32,27 @@ KEYCLOAK = ImagePin(
     size_mb=480,
 )
 
+# renovate: datasource=docker depName=n8nio/n8n
+N8N = ImagePin(
+    name="n8n",
+    repository="docker.io/n8nio/n8n",
+    tag="2.46.5",
+    arches=BOTH,
+    programs=frozenset({"n8n", "node", "sh"}),
+    size_mb=1100,
+)
+
+# Always the version of n8n: broker and runner speak one protocol.
+# renovate: datasource=docker depName=n8nio/runners
+N8N_RUNNERS = ImagePin(
+    name="n8n-runners",
+    repository="docker.io/n8nio/runners",
+    tag="2.46.5",
+    arches=BOTH,
+    programs=frozenset({"node", "sh"}),
+    size_mb=500,
+)
+
 # renovate: datasource=docker depName=ollama/ollama
 OLLAMA = ImagePin(
     name="ollama",

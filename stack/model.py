@@ -117,6 +117,7 @@ class ZoneSpec:
 class Profile(StrEnum):
     """A bundle of services that users choose by name; profiles.py says what each is for."""
 
+    AUTOMATION = "automation"
     CHAT = "chat"
 
 
@@ -191,8 +192,8 @@ class Issuer:
 class Ref:
     """Another service's port: its URL, the dependency edge and the shared-zone check in one.
 
-    `template` may name {host}, {port} and each of `secrets`, which must be shared by that service; they are
-    percent-encoded, and a Ref with secrets is itself secret. `start=False` when the other may come later.
+    `template` may name {host}, {port} and each of `secrets`, which must be shared by that service; they are written
+    in `encoding`, and a Ref with secrets is itself secret. `start=False` when the other may come later.
     """
 
     service: str
@@ -200,6 +201,7 @@ class Ref:
     template: str = "http://{host}:{port}"
     secrets: tuple[str, ...] = ()
     start: bool = True
+    encoding: Encoding = Encoding.URL
 
 
 @dataclass(frozen=True)
@@ -338,10 +340,14 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Made by the program once and kept in the state, encrypted."""
+    """Made by the program once and kept in the state, encrypted.
+
+    config_key: an operator who has the secret already sets it under this key, and then that one counts.
+    """
 
     length: int = 32
     special: bool = False
+    config_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -488,7 +494,11 @@ class Publish:
 class ContainerSpec:
     """A long-running container. `user` is uid:gid. `entrypoint`/`command` are the image's own when left empty.
 
-    trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's.
+    trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's. after: containers of the
+    same service that are healthy first. way_out: why a container in the data zone is in the egress zone as well, an
+    exception. replicas: so many of the same run, <name>-1 and on, each with its ports numbered likewise; among
+    containers with replicas, a Ref of the one numbered n goes to the port of the one numbered n
+    (planning/replicas.py).
     """
 
     image: ImagePin
@@ -511,6 +521,9 @@ class ContainerSpec:
     stop_grace_s: int = 10
     reload: tuple[str, ...] = ()
     wait_s: int = 300
+    after: tuple[str, ...] = ()
+    way_out: str = ""
+    replicas: Callable[[Settings], int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -518,7 +531,7 @@ class Job:
     """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
 
     Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
-    argv.
+    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds.
     """
 
     name: str
@@ -533,6 +546,7 @@ class Job:
     triggers: tuple[Value, ...] = ()
     memory_mb: int = 256
     timeout_s: int = 300
+    first: bool = False
 
 
 # ------------------------------------------------------------------------- what a service asks of the others
@@ -584,7 +598,10 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403."""
+    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
+
+    open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
+    """
 
     name: str
     port: str
@@ -592,6 +609,7 @@ class Route:
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,5 +7,6 @@ from collections.abc import Mapping
 from stack.model import Profile
 
 PROFILES: Mapping[Profile, str] = {
+    Profile.AUTOMATION: "Workflows that answer webhooks, run on a schedule and call other services",
     Profile.CHAT: "Chat with local models in a browser, documents included",
 }

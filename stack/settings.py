@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import zoneinfo
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
@@ -44,6 +45,8 @@ class Settings:
     retired: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     embedding_model: str = ""
+    n8n_workers: int | None = None
+    timezone: str = "UTC"
     docker_host: str | None = None
     memory_mb: int | None = None
     reserve_mb: int | None = None
@@ -161,6 +164,14 @@ def _address(value: str) -> str:
     return value
 
 
+def _timezone(value: str) -> str:
+    # This machine may know fewer zones than the images, or none: then the form has to do.
+    known = zoneinfo.available_timezones()
+    if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", value) or (known and value not in known):
+        raise UnfitError(f"is no time zone, such as Europe/Berlin or UTC. {did_you_mean(value, known)}".rstrip())
+    return value
+
+
 def _docker_host(value: str) -> str:
     if not re.fullmatch(r"unix:///\S+|ssh://([\w.-]+@)?[\w.-]+(:\d{1,5})?", value):
         raise UnfitError("is neither unix:///path nor ssh://user@host: over plain TCP anybody would be root there")
@@ -202,6 +213,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
+            Key(field="n8n_workers", kind=Kind.INTEGER, check=_between(1, 32, "workers"), unset=0),
+            Key(field="timezone", kind=Kind.STRING, check=_timezone),
             Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
             Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
             Key(field="reserve_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),

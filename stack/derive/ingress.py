@@ -33,6 +33,7 @@ UNAVAILABLE = (
 )
 UNKNOWN = "There is nothing under this name here."
 DENIED = "This address is not for the outside."
+ODD_PATH = r"(^|/)\.\.?(/|$)|//|\\"
 NO_LOGIN = "This address needs a login that this stack does not offer."
 
 
@@ -145,7 +146,15 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
     if route.access in (Access.SSO, Access.ADMIN):
         # Nobody here can ask for a login, so nobody gets in.
-        lines.append(f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)} if {acl}")
+        spared = ""
+        if route.open:
+            # A path is taken as it is written, and one that a server could read as another's is not open.
+            lines.append(f"acl open_{route.name} path -m beg {' '.join(route.open)}")
+            lines.append(f"acl odd_{route.name} path,url_dec -m reg {quoted(ODD_PATH)}")
+            lines.append(f"acl odd_{route.name} path -m sub -i %2f %5c %2e")
+            spared = f" !open_{route.name} || {acl} odd_{route.name}"
+        deny = f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)}"
+        lines.append(f"{deny} if {acl}{spared}")
     if route.deny:
         lines.append(
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "

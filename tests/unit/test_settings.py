@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("httpPort", "010", "httpPort", "is no whole number"),  # 8 to the engine, 10 to whoever wrote it
     ("httpsPort", 8080, "httpsPort", "is httpPort already"),
     ("adminPort", 8443, "adminPort", "is httpsPort already"),
-    ("profiles", ["chat", "chta"], "profiles[1]", 'is no profile. Did you mean "chat"? Profiles: chat'),
+    ("profiles", ["chat", "chta"], "profiles[1]", 'is no profile. Did you mean "chat"? Profiles: automation, chat'),
     ("profiles", ["chat", "chat"], "profiles[1]", "twice"),
     ("profiles", "chat", "profiles", "is no list"),
     ("profiles", '{"chat": 1}', "profiles", "is no list"),
@@ -225,7 +225,7 @@ def test_everything_wrong_is_said_at_once_and_reads_well() -> None:
         '  httpPort: "eighty"\n'
         "      is no whole number\n"
         '  profiles[1]: "chta"\n'
-        '      is no profile. Did you mean "chat"? Profiles: chat\n'
+        '      is no profile. Did you mean "chat"? Profiles: automation, chat\n'
         '  down: "perhaps"\n'
         "      is neither true nor false\n"
         "\n"
