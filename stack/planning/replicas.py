@@ -49,9 +49,11 @@ def _numbered(
         return item
 
     def file(item: File) -> File:
-        return replace(item, source=Template(tuple(map(single, item.source.parts)))) if isinstance(
-            item.source, Template
-        ) else item
+        return (
+            replace(item, source=Template(tuple(map(single, item.source.parts))))
+            if isinstance(item.source, Template)
+            else item
+        )
 
     test = container.health.test
     if isinstance(test, Http | Tcp):
