@@ -23,6 +23,7 @@ from stack.plan import Plan, docker_prefix
 from stack.proofs.context import Login, Person, ProofContext, ProofError
 
 PREFIX = "kit-prove-"
+_LOG_LINES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +284,14 @@ class _Run:
             raise ProofError(words or f"{argv[0]} ended with {code} in {planned.docker_name}")
         return printed
 
+    def wrote(self, service: str, container: str) -> str:
+        """The end of the log of a service's container."""
+        planned = next(c for c in self.plan.service(service).containers if c.spec.name == container)
+        try:
+            return DockerApi(self.plan.settings.docker_host).logs(planned.docker_name, tail=_LOG_LINES)
+        except EngineError as failed:
+            raise ProofError(f"the log of {planned.docker_name} could not be read: {failed}") from failed
+
     def _declared(self) -> dict[int, str]:
         """The host's ports that the plan publishes, and the containers it publishes them from."""
         return {
@@ -351,6 +360,9 @@ class _Context:
 
     def inside(self, container: str, argv: Sequence[str]) -> str:
         return self._run.inside(self.service, container, argv)
+
+    def wrote(self, container: str) -> str:
+        return self._run.wrote(self.service, container)
 
 
 def _function(target: str) -> Callable[[ProofContext], None]:

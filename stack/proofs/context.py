@@ -103,6 +103,10 @@ class ProofContext(Protocol):
         """
         ...
 
+    def wrote(self, container: str) -> str:
+        """The last lines that one of the service's own containers wrote to its log."""
+        ...
+
 
 Result = TypeVar("Result")
 
