@@ -61,7 +61,7 @@ def webhook(ctx: ProofContext) -> None:
     """A call from outside is answered by a workflow that a worker ran, with a Code node that a runner ran."""
     path = f"{ctx.prefix}{secrets.token_hex(12)}"
     ctx.step("a workflow with a webhook and a Code node")
-    workflow = str(_owner(ctx, verb="make", workflow=_workflow(path))["id"])
+    workflow = make(ctx, path)
     a, b, word = secrets.randbelow(10**6), secrets.randbelow(10**6), secrets.token_hex(8)
     ctx.step(f"a call to /webhook/{ctx.prefix}…")
     with ctx.stranger() as stranger:
@@ -100,6 +100,11 @@ def closed(ctx: ProofContext) -> None:
 def cleanup(ctx: ProofContext) -> None:
     """Remove every workflow of proofs, of this run and of earlier ones, with its runs."""
     _owner(ctx, verb="remove", prefix=ctx.prefix)
+
+
+def make(ctx: ProofContext, path: str) -> str:
+    """Publish the workflow that answers at /webhook/<path>, and is named so. Returns its id."""
+    return str(_owner(ctx, verb="make", workflow=_workflow(path))["id"])
 
 
 def _owner(ctx: ProofContext, **asked: object) -> Any:

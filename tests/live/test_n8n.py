@@ -154,9 +154,9 @@ def workflow(flow: Flow) -> Iterator[tuple[str, str]]:
     """The proof's workflow, published, by its id and the path of its webhook."""
     context = flow.context()
     path = f"{context.prefix}test"
-    made = n8n._owner(context, verb="make", workflow=n8n._workflow(path))
+    identity = n8n.make(context, path)
     try:
-        yield made["id"], path
+        yield identity, path
     finally:
         n8n.cleanup(context)
 
@@ -293,7 +293,7 @@ def test_the_instance_has_its_owner_and_nobody_else_can_claim_it(flow: Flow) -> 
 
 def test_what_an_interrupted_proof_left_is_removed_by_the_next(flow: Flow) -> None:
     context = flow.context()
-    n8n._owner(context, verb="make", workflow=n8n._workflow(f"{context.prefix}left"))
+    n8n.make(context, f"{context.prefix}left")
     assert flow.sql("select count(*) from workflow_entity") == ["1"]
     assert not flow.prove()[0]
     assert flow.sql("select count(*) from workflow_entity") == ["0"]
