@@ -40,10 +40,12 @@ NO_LOGIN = "This address needs a login that this stack does not offer."
 def config(plan: Plan) -> str:
     """The whole file. Routes are matched by exact host name, whatever port the browser names."""
     fronts: list[str] = []
+    choices: list[str] = []
     backends: list[str] = []
     for owned in plan.routes:
         service = plan.service(owned.owner)
         fronts.append(_front(plan, service, owned.item))
+        choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
         backends.append(_backend(service, owned.item))
     return "\n".join(
         (
@@ -51,7 +53,7 @@ def config(plan: Plan) -> str:
             RESOLVERS.strip() + "\n",
             HEALTH.strip() + "\n",
             _plain(plan),
-            _public(plan, fronts),
+            _public(plan, [*fronts, *choices]),  # every rule of every route comes before the first choice
             *_admin(plan),
             *backends,
         )
@@ -160,7 +162,6 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
             f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }}"
         )
-    lines.append(f"use_backend {_backend_name(service, route)} if {acl}")
     return "".join(f"    {line}\n" for line in lines) + "\n"
 
 

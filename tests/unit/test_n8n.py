@@ -14,7 +14,6 @@ from stack.derive.values import SecretPiece
 from stack.model import Generated, Profile, Target, Zone
 from stack.plan import Plan, SecretKey, build
 from stack.proofs import n8n as proofs
-from stack.services import n8n
 from stack.settings import Settings, load
 from stack.targets import profile
 
@@ -98,8 +97,9 @@ def test_callers_have_their_folders_and_nothing_else() -> None:
 
 
 def test_a_stopped_worker_has_time_to_end_what_it_runs() -> None:
-    for container in n8n.SERVICE.containers:
-        assert container.stop_grace_s > n8n.GRACE_S
+    for step in runtime.build(planned()).containers:
+        if "N8N_GRACEFUL_SHUTDOWN_TIMEOUT" in step.env:
+            assert step.stop_grace_s > int(step.env["N8N_GRACEFUL_SHUTDOWN_TIMEOUT"]) + 4
 
 
 def test_node_collects_garbage_before_the_kernel_kills_it() -> None:
