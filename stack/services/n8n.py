@@ -55,7 +55,7 @@ WORKERS: Mapping[Target, int] = {Target.DEV: 1, Target.PI: 1, Target.GPU: 2}
 # cannot be split: n8n has no other place for the two.
 WAY_OUT = "workflows call services on the internet, and their executions are written to the database"
 
-# Leave what n8n runs room to end: a killed worker's executions are found stalled and run once more.
+# Leave what n8n runs room to end: a killed worker's executions are marked crashed, and not run again.
 GRACE_S = 30
 
 

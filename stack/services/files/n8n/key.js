@@ -21,13 +21,11 @@ let theirs;
 try {
 	theirs = JSON.parse(settings).encryptionKey;
 } catch {
-	console.log(`${process.env.KIT_VOLUME}: its file "config" is no settings file of n8n; restore it from a backup`);
-	process.exit(1);
+	theirs = undefined;
 }
-
 if (typeof theirs !== 'string') {
-	console.log('the volume has no encryption key yet: n8n will keep ours in it');
-	process.exit(0);
+	console.log(`${process.env.KIT_VOLUME}: its file "config" holds no key of n8n; restore it from a backup`);
+	process.exit(1);
 }
 
 const hash = (text) => createHash('sha256').update(text).digest();
