@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, engine, pids, repair, source, toolchain
+from ops import console, deploying, engine, pids, planview, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.facts import gather
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress()
     plan = check(session, progress)
     session.record_choice()
+    session.record_locks(plan)
     pulumi = make_ready(session, plan, progress)
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
@@ -63,6 +64,11 @@ def check(session: Session, progress: Progress) -> Plan:
             plan, wrong = session.plan_or_problems()
     if plan:
         start_engine(session, progress)
+    unlocked: Mapping[str, str] = {}
+    if plan and not wrong and session.docker.reachable():
+        unlocked = session.lock_images(plan)
+        if session.new_locks:
+            plan, wrong = session.plan_or_problems()
     facts = gather(session, plan, ask_registries=False)
     found = [*wrong, *problems(examine(facts, plan, session.stack))]
     if found:
@@ -71,7 +77,16 @@ def check(session: Session, progress: Progress) -> Plan:
         raise KitError("there is no plan")
     say_choice(session, plan)
     say_warnings(facts, plan, session)
+    for tagged, why in sorted(unlocked.items()):
+        console.warn(f"{tagged} is not locked to a digest: {why}")
+    say_emulation(plan)
     return plan
+
+
+def say_emulation(plan: Plan) -> None:
+    """That this is not the machine the plan is for."""
+    if text := planview.emulation(plan):
+        console.warn(text)
 
 
 def say_choice(session: Session, plan: Plan) -> None:
