@@ -243,7 +243,7 @@ def gpu_facts(root: Path = Path("/")) -> GpuFacts:
     devices = list((root / "sys/bus/pci/devices").glob("*/vendor"))
     card = any(_first_line(path) == "0x10de" for path in devices)
     driver = _first_line(root / "proc/driver/nvidia/version")
-    version = re.search(r"Module\s+([\d.]+)", driver)
+    version = re.search(r"\s(\d+(?:\.\d+)+)\s", f"{driver} ")
     program = "nvidia-ctk" if root == Path("/") else str(root / "usr/bin/nvidia-ctk")
     return GpuFacts(
         card=card if devices else None,

@@ -62,16 +62,15 @@ def parse(text: str) -> Locks:
     for tagged, value in _object(top.get("registry", {}), f"{FILE} registry", problems).items():
         entry = _object(value, f"{FILE} {tagged}", problems)
         try:
-            arches = ",".join(map(str, cast("list[object]", entry.get("arches", []))))
-            name, found = parse_registry(f"{tagged}={entry.get('digest', '')},{arches}")
+            name, found = parse_registry(f"{tagged}={entry.get('digest', '')},{_texts(entry.get('arches', []))}")
             registry[name] = ImageLock(digest=found.digest, arches=found.arches, locked=_day(entry.get("locked", "")))
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             problems.append(Problem(where=f"{FILE} {tagged}", what=str(error), fix=_WRITE_ANEW))
     built: dict[str, frozenset[str]] = {}
     for name, value in _object(top.get("built", {}), f"{FILE} built", problems).items():
         try:
-            built[name] = parse_built(f"{name}={','.join(map(str, cast('list[object]', value)))}")[1]
-        except (TypeError, ValueError) as error:
+            built[name] = parse_built(f"{name}={_texts(value)}")[1]
+        except ValueError as error:
             problems.append(Problem(where=f"{FILE} {name}", what=str(error), fix=_WRITE_ANEW))
     for name in sorted(set(top) - {"registry", "built"}):
         fix = f"it holds registry and built, and nothing else: {_WRITE_ANEW}"
@@ -126,6 +125,12 @@ def _object(value: object, where: str, problems: list[Problem]) -> dict[str, Any
         return {str(key): item for key, item in cast("dict[object, Any]", value).items()}
     problems.append(Problem(where=where, what="is no object", fix=_WRITE_ANEW))
     return {}
+
+
+def _texts(value: object) -> str:
+    if not isinstance(value, list):
+        raise ValueError("holds no list where one belongs")
+    return ",".join(map(str, cast("list[object]", value)))
 
 
 def _day(value: object) -> str:
