@@ -17,7 +17,7 @@ from stack.planning.budget import Use, use_of
 from stack.planning.resolve import holders
 
 BAR = 30  # characters
-FOOTPRINTS = "bench/footprint"  # one file per target, written by bench/footprint.py
+FOOTPRINTS = "bench/footprints"  # one file per target, written by bench/footprint.py
 GAP = "  "
 ELLIPSIS = "…"
 HEADINGS = ("service", "why", "idle", "memory", "cpu", "zones", "reached at")

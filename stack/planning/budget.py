@@ -137,14 +137,13 @@ def held_models(selection: Selection) -> Iterator[Problem]:
         if declared is None:
             continue
         container = next((item for item in spec.containers if item.name == declared.container), None)
-        limits = limits_of(settings, host, spec, container) if container else None
-        if limits is None:
+        if container is None:
             fix = f"name one of {listed(item.name for item in spec.containers)}"
-            what = f"there is no container {declared.container} with limits for {host.target}"
+            what = f"there is no container {declared.container}"
             yield Problem(where=at(spec, "model_memory"), what=what, fix=fix)
             continue
-        needed = models_need(settings, host, spec)
-        if needed > limits.memory_mb:
+        limits, needed = limits_of(settings, host, spec, container), models_need(settings, host, spec)
+        if limits and needed > limits.memory_mb:  # without limits: reported with the container
             yield _too_large(selection, spec, needed, limits.memory_mb)
 
 

@@ -146,7 +146,8 @@ def test_an_emulated_plan_says_so() -> None:
 
 
 def test_a_named_service_says_so() -> None:
-    resolved = plan.build(make.settings(services=("extra",)), make.host(), (*make.catalog(), make.service("extra")))
+    services = (*make.catalog(), make.service("extra"))
+    resolved = plan.build(make.settings(services=("extra",)), make.host(), services)
     assert "  extra    named  " in planview.table(resolved)
     (shown,) = (item for item in planview.as_json(resolved)["services"] if item["name"] == "extra")
     assert shown["why"] == "named"
