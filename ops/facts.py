@@ -235,7 +235,8 @@ def _gone(session: Session, plan: Plan | None) -> tuple[imagelock.Gone, ...]:
     if plan is None or session.chosen_images == source.AIRGAP:
         return ()
     references = ((pin, image_reference(plan.settings, pin)[0].partition("@")[2]) for pin in used_images(plan))
-    return imagelock.gone([(pin, digest) for pin, digest in references if digest], session.docker.get("/images/json"))
+    locked = [(pin, digest) for pin, digest in references if digest]
+    return imagelock.gone(locked, session.docker.get("/images/json")) if locked else ()
 
 
 def gpu_facts(root: Path = Path("/")) -> GpuFacts:

@@ -33,8 +33,9 @@ COLUMNS = ("image", "pinned", "digest", "newest", "age", "architectures", "sourc
 class Row:
     """One image of a stack. digest, newest: "" where it is not locked, not known. age_days: None where not known.
 
-    locked_by: images.lock.json, "first up" or stack/images.py. built_version: of one that is built here, otherwise "".
-    moved: what the tag stands for now, where that is not what is locked. unknown: why the registry says nothing.
+    locked_by: images.lock.json, "first up" or stack/images.py. Of an image that is built here, digest is the hash of
+    its recipe's content, built_version what it is of, arches this machine's. moved: what the tag stands for now, where
+    that is not what is locked. unknown: why the registry says nothing.
     """
 
     name: str
@@ -48,10 +49,18 @@ class Row:
     arches: tuple[str, ...]
     source: str
     built_version: str
-    built_reference: str
     used_by: tuple[str, ...]
     moved: str
     unknown: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a recipe makes on this machine: of which version, the hash of its content, for which architecture."""
+
+    version: str
+    content: str
+    arch: str
 
 
 def rows(
@@ -59,10 +68,10 @@ def rows(
     answers: Answers,
     tags: Mapping[str, tuple[str, ...]],
     committed: Mapping[str, ImageLock],
-    built: Mapping[str, tuple[str, str]],
+    built: Mapping[str, Built],
     today: date,
 ) -> list[Row]:
-    """One row per image of a plan. tags: of each repository that answered. built: name -> (version, reference)."""
+    """One row per image of a plan. tags: of each repository that answered. built: what is or would be built here."""
     users: dict[str, list[str]] = {}
     for service in plan.services:
         for holder in holders(service.spec) if not service.retired else ():
@@ -72,12 +81,16 @@ def rows(
     found: list[Row] = []
     for pin in used_images(plan):
         there = answers.found.get(pin.tagged)
+        here = built.get(pin.name) if plan.settings.images == source.AIRGAP else None
         locked = plan.settings.image_locks.get(pin.tagged)
-        digest = pin.digest or (locked.digest if locked else "")
-        airgap = plan.settings.images == source.AIRGAP
-        version, reference = built.get(pin.name, ("", "")) if airgap else ("", "")
-        known = sorted(there.arches) if there else sorted(locked.arches if locked else pin.arches)
-        by = "stack/images.py" if pin.digest else lock.FILE if pin.tagged in committed else "first up" if locked else ""
+        if here:
+            digest, arches = here.content, {here.arch}
+            by = lock.FILE if pin.name in plan.settings.built_locks else ""
+        else:
+            digest = pin.digest or (locked.digest if locked else "")
+            arches = set(there.arches) if there else {arch.value for arch in (locked.arches if locked else pin.arches)}
+            by = "first up" if locked else ""
+            by = "stack/images.py" if pin.digest else lock.FILE if pin.tagged in committed else by
         made = there.created if there else None
         found.append(
             Row(
@@ -89,12 +102,11 @@ def rows(
                 locked_by=by,
                 newest=newest(tags[pin.repository], pin.tag) if pin.repository in tags else "",
                 age_days=(today - made).days if made else None,
-                arches=tuple(known),
-                source="built here" if airgap else "registry",
-                built_version=version,
-                built_reference=reference,
+                arches=tuple(sorted(arches)),
+                source="built here" if here else "registry",
+                built_version=here.version if here else "",
                 used_by=tuple(users.get(pin.name, ())),
-                moved=there.digest if there and digest and there.digest != digest else "",
+                moved=there.digest if there and digest and not here and there.digest != digest else "",
                 unknown=answers.unknown.get(pin.tagged, ""),
             )
         )
@@ -106,21 +118,19 @@ def table(found: Iterable[Row]) -> list[str]:
     audited = list(found)
     lines: list[tuple[str, ...]] = [COLUMNS]
     for row in audited:
-        if row.source == "registry":
-            digest = f"{row.digest.removeprefix('sha256:')[:12]} ({row.locked_by})" if row.digest else "not locked"
-            origin = row.repository.partition("/")[0]
-        else:
-            digest = f"content {row.built_reference.rpartition('-')[2]}" if row.built_reference else "not built"
-            origin = f"built here, {row.built_version}" if row.built_version else "built here"
+        digest = f"{row.digest.removeprefix('sha256:')[:12]} ({row.locked_by or 'not locked'})" if row.digest else ""
+        origin = f"built here, {row.built_version}" if row.built_version else row.repository.partition("/")[0]
         age = f"{row.age_days} d" if row.age_days is not None else f"{UNKNOWN}, pinned {row.pinned or 'one day'}"
         new = "-" if row.newest == row.tag else row.newest or UNKNOWN
-        lines.append((row.name, row.tag, digest, new, age, " ".join(row.arches), origin, ", ".join(row.used_by)))
+        users = ", ".join(row.used_by)
+        lines.append((row.name, row.tag, digest or "not locked", new, age, " ".join(row.arches), origin, users))
     text = console.table(lines)
     notes = [f"{row.name}: the tag {row.tag} now stands for {row.moved[:19]}" for row in audited if row.moved]
     if notes:
         notes.append("what is locked stays in use; to take what the tags are now: ./kit images lock")
     reasons = sorted({row.unknown for row in audited if row.unknown})
-    notes += [f"{reason}: what is newest, and how old an image is, cannot be said" for reason in reasons]
+    if reasons:
+        notes += [*reasons, "so what is newest, and how old an image is, cannot be said of theirs"]
     return [*text, *(["", *notes] if notes else [])]
 
 
@@ -142,9 +152,13 @@ def audit(session: Session, plan: Plan, client: Client | None = None, today: dat
 
     with ThreadPoolExecutor(max_workers=imagelock.MAX_THREADS, thread_name_prefix="tags") as pool:
         tags = {name: found for name, found in pool.map(listed, answering) if found is not None}
-    from airgap.images import recipes, reference
+    from airgap.images import content_hash, recipes
+    from airgap.images.recipe import host_arch
 
-    built = {recipe.name: (recipe.version, reference(recipe)) for recipe in recipes()}
+    built = {
+        recipe.name: Built(version=recipe.version, content=content_hash(recipe)[:12], arch=host_arch())
+        for recipe in recipes()
+    }
     committed = lock.read(session.root).registry
     return rows(plan, answers, tags, committed, built, today or datetime.now(UTC).date())
 

@@ -27,6 +27,7 @@ from ops.doctor import (
 from ops.facts import gpu_facts, wanted_ports
 from ops.imagelock import Gone
 from ops.planview import load_plan
+from stack.images import REDIS
 from stack.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,18 +233,18 @@ def test_what_a_machine_says_about_its_card(tmp_path: Path, files: dict[str, str
 
 
 def test_a_lock_that_can_be_had_nowhere_stops_up() -> None:
-    gone = Gone(tagged="docker.io/library/redis:8.2.9", digest="sha256:" + "ab" * 32, registry="docker.io")
+    gone = Gone(tagged=REDIS.tagged, digest="sha256:" + "ab" * 32, registry="docker.io")
     (failed,) = findings(replace(GOOD, locks_gone=(gone,)), Level.FAIL)
-    assert failed.name == "image docker.io/library/redis:8.2.9"
+    assert failed.name == f"image {REDIS.tagged}"
     assert "docker.io no longer has sha256:abababababab" in failed.what
     assert "./kit images lock" in failed.fix
 
 
 def test_a_lock_for_another_machine_stops_up() -> None:
-    locked = [f"docker.io/library/redis:8.2.9=sha256:{'ab' * 32},arm64"]
+    locked = [f"{REDIS.tagged}=sha256:{'ab' * 32},arm64"]
     plan = load_plan(ROOT, "dev", {"imageLocks": locked})
     failed = [check for check in examine(GOOD, plan, "dev") if check.level is Level.FAIL]
-    assert [check.name for check in failed] == ["image docker.io/library/redis:8.2.9"]
+    assert [check.name for check in failed] == [f"image {REDIS.tagged}"]
     assert "made for arm64 only" in failed[0].what
 
 

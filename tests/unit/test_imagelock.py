@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from ops import imagelock, images, source
+from ops.console import KitError
 from ops.imagelock import Answers, FirstUse, Gone
 from ops.registry import Client, Found, MissingError, RegistryError
+from ops.session import Session
 from ops.source import Probe
 from ops.stackstate import StackState
+from stack import images as pins
 from stack import lock
 from stack.lock import Locks
 from stack.model import Arch, ImageLock, ImagePin, ImageSource
@@ -28,6 +31,7 @@ PIN = ImagePin(
 )
 QUAY = replace(PIN, name="quay", repository="quay.io/kit/quay")
 BOTH = Found(digest=DIGEST, arches=frozenset({"amd64", "arm64", "s390x"}), created=date(2026, 11, 1))
+REDIS = pins.REDIS.tagged
 LOCK = ImageLock(digest=DIGEST, arches=frozenset(Arch), locked="2026-11-21")
 
 
@@ -146,6 +150,90 @@ def test_the_state_keeps_the_locks(tmp_path: Path, root: Path, monkeypatch: pyte
     assert type(caught.value).__name__ == "KitError"
 
 
+class StandinEngine:
+    """A stand-in for the engine's API: its images and its architecture."""
+
+    def __init__(self, *images: dict[str, Any]) -> None:
+        self.images = list(images)
+
+    def get(self, path: str) -> Any:
+        return {"/images/json": self.images, "/info": {"Architecture": "aarch64"}}[path]
+
+
+def a_session(root: Path, engine: StandinEngine, chosen: str) -> Session:
+    session = Session("dev", root)
+    session.__dict__["docker"] = engine
+    session.__dict__["chosen_images"] = chosen
+    return session
+
+
+def test_a_session_locks_once_and_later_runs_use_it(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, answering: set[str]
+) -> None:
+    """What the first `up` found is in the next one's plan, whatever the registry says by then."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    answering.clear()
+    engine = StandinEngine(held(f"redis:{pins.REDIS.tag}", digests=(f"redis@{OTHER}",)))
+    first = a_session(root, engine, source.REGISTRY)
+    unlocked = first.lock_images(first.plan())
+    assert REDIS not in unlocked
+    assert unlocked[pins.KEYCLOAK.tagged] == "quay.io did not answer"
+    plan = first.plan()
+    assert plan.service("redis").containers[0].image == f"{REDIS}@{OTHER}"
+    assert not (tmp_path / "ai-kit").exists(), "nothing is written before nothing stands in the way"
+    first.record_locks(plan)
+    second = a_session(root, StandinEngine(), source.REGISTRY)
+    assert second.plan().service("redis").containers[0].image == f"{REDIS}@{OTHER}"
+    assert second.recorded_locks[REDIS].arches == {Arch.ARM64}
+    assert second.overrides()["imageLocks"] == [f"{REDIS}={OTHER},arm64"]
+
+
+def test_where_images_are_built_here_nothing_is_asked_or_locked(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    session = a_session(root, StandinEngine(), source.AIRGAP)
+    plan = session.plan()
+    assert session.lock_images(plan) == {}
+    session.record_locks(plan)
+    assert "imageLocks" not in session.overrides()
+    assert not (tmp_path / "ai-kit").exists()
+
+
+def test_a_tag_that_is_no_longer_pinned_is_forgotten(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    session = a_session(root, StandinEngine(), source.REGISTRY)
+    session.state.ensure()
+    session.state.record_image_locks({"docker.io/library/redis:1": LOCK, REDIS: LOCK})
+    session.record_locks(session.plan())
+    assert set(session.state.image_locks()) == {REDIS}
+
+
+def test_the_lock_command_writes_the_clones_file(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over a broken one, with what could not be locked said; the state's own record is left alone."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("Pulumi.yaml", "Pulumi.dev.yaml"):
+        (tmp_path / name).write_text((root / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / lock.FILE).write_text("{")
+    monkeypatch.setattr(imagelock, "ask", lambda pins: Answers(found={REDIS: BOTH}))
+    with pytest.raises(KitError, match="could not be locked") as caught:
+        images.write_lock(a_session(tmp_path, StandinEngine(), source.REGISTRY), as_json=False)
+    assert f"{pins.KEYCLOAK.tagged}: nothing is known of it" in caught.value.fix
+    assert set(lock.read(tmp_path).registry) == {REDIS}
+    assert "Review it (git diff) and commit it" in capsys.readouterr().out
+    assert not (tmp_path / "state").exists()
+    assert images.write_lock(a_session(tmp_path, StandinEngine(), source.AIRGAP), as_json=True) == 0
+    locks = lock.read(tmp_path)
+    assert set(locks.registry) == {REDIS}
+    session = a_session(tmp_path, StandinEngine(), source.AIRGAP)
+    assert {name for name in locks.built} == set(session.built_images())
+    assert session.plan().settings.built_locks == locks.built
+
+
 # --------------------------------------------------------------------------------------------------- the audit
 
 
@@ -153,11 +241,11 @@ def audited(answers: Answers, **settings: Any) -> dict[str, images.Row]:
     resolved = build(make.settings(**settings), make.host(), make.catalog())
     tags = {pin.repository: ("1.2.3", "1.3.0") for pin in (make.IMAGE,) if pin.tagged in answers.found}
     committed = {make.IMAGE.tagged: LOCK} if "image_locks" in settings else {}
-    built = {"thing": ("1.1", "aikit.local/airgap/thing:1.1-0123456789ab")}
+    built = {"thing": images.Built(version="1.1", content="0123456789ab", arch="arm64")}
     return {row.name: row for row in images.rows(resolved, answers, tags, committed, built, TODAY)}
 
 
-ANSWERED = Answers(found={make.IMAGE.tagged: BOTH}, unknown={"docker.io/library/busybox:1.37.0": "docker.io is away"})
+ANSWERED = Answers(found={make.IMAGE.tagged: BOTH}, unknown={pins.TOOLS.tagged: "docker.io is away"})
 
 
 def test_a_row_says_what_the_registry_says() -> None:
@@ -188,9 +276,13 @@ def test_a_locked_image_says_by_whom_and_whether_its_tag_moved() -> None:
 
 def test_an_image_that_is_built_here_says_of_what() -> None:
     row = audited(ANSWERED, images=ImageSource.AIRGAP)["thing"]
-    assert (row.source, row.built_version) == ("built here", "1.1")
+    assert (row.source, row.built_version, row.arches, row.moved) == ("built here", "1.1", ("arm64",), "")
     text = "\n".join(images.table([row]))
-    assert "built here, 1.1" in text and "content 0123456789ab" in text
+    assert "built here, 1.1" in text and "0123456789ab (not locked)" in text
+    built = {"thing": "ai-kit/thing:1-0123456789ab", "tools": "ai-kit/tools:1-0123456789ab"}
+    hashes = {"thing": frozenset({"0123456789ab"})}
+    held_to = audited(ANSWERED, images=ImageSource.AIRGAP, airgap_images=built, built_locks=hashes)
+    assert held_to["thing"].locked_by == lock.FILE
 
 
 # ------------------------------------------------------------------------------------------------ ./kit images lock
