@@ -13,7 +13,7 @@ from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
 from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone
 from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
-from stack.planning.budget import Use, use_of
+from stack.planning.budget import Use, card_need, use_of
 from stack.planning.resolve import holders
 
 BAR = 30  # characters
@@ -148,7 +148,20 @@ def _budget(resolved: Plan, width: int, *, bars: bool) -> list[str]:
     parts += [f"models {use.models:,}"] if use.models else []
     disk = f"{'disk'.ljust(names)}{GAP}{use.disk:,} of {host.disk_gb * 1024:,} MB"
     detailed = f"{disk}: {', '.join(parts)}"
+    if card := _card(resolved):
+        lines.append(f"{'card'.ljust(names)}{GAP}{card}")
     return [*lines, detailed if len(detailed) <= width else disk]
+
+
+def _card(resolved: Plan) -> str:
+    """What models take of the graphics card, where one holds them; against its memory where that is said."""
+    settings, host = resolved.settings, resolved.host
+    specs = (service.spec for service in resolved.services if not service.retired)
+    needed = sum(card_need(settings, host, spec) for spec in specs)
+    if not needed:
+        return ""
+    room = f"of {settings.gpu_memory_mb:,} MB" if settings.gpu_memory_mb else "MB (of what, gpuMemoryMb says)"
+    return f"{needed:,} {room}: models at once, by their names"
 
 
 def use_of_plan(resolved: Plan) -> Use:
@@ -281,6 +294,10 @@ def as_json(resolved: Plan, measured: Mapping[str, Footprint] = MappingProxyType
             "available_mb": host.disk_gb * 1024,
         },
         "models": list(resolved.settings.models),
+        "card": {
+            "models_mb": sum(card_need(resolved.settings, host, service.spec) for service in resolved.services),
+            "available_mb": resolved.settings.gpu_memory_mb,
+        },
         "services": [_service(resolved, service, measured) for service in resolved.services],
     }
 

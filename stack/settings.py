@@ -53,6 +53,7 @@ class Settings:
     cpus: float | None = None
     disk_gb: int | None = None
     model_memory_mb: int | None = None
+    gpu_memory_mb: int | None = None
     page_size: int | None = None
     emulate: bool = False
     images: ImageSource = ImageSource.REGISTRY
@@ -234,6 +235,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="cpus", kind=Kind.INTEGER, check=_between(1, 4096, "CPUs"), unset=0),
             Key(field="disk_gb", kind=Kind.INTEGER, check=_between(1, 1_048_576, "GB"), unset=0),
             Key(field="model_memory_mb", kind=Kind.INTEGER, check=_between(64, 16_777_216, "MB"), unset=0),
+            Key(field="gpu_memory_mb", kind=Kind.INTEGER, check=_between(256, 16_777_216, "MB"), unset=0),
             Key(field="page_size", kind=Kind.INTEGER, check=_page_size, unset=0),
             Key(field="emulate", kind=Kind.BOOLEAN, check=_same),
             Key(field="images", kind=Kind.STRING, check=_one_of(ImageSource, "image source")),

@@ -144,21 +144,22 @@ def held_models(selection: Selection) -> Iterator[Problem]:
             continue
         limits, needed = limits_of(settings, host, spec, container), models_need(settings, host, spec)
         if limits and needed > limits.memory_mb:  # without limits: reported with the container
-            yield _too_large(selection, spec, needed, limits.memory_mb)
+            yield _too_large(selection, spec, needed, limits.memory_mb, "modelMemoryMb")
 
 
-def _too_large(selection: Selection, spec: ServiceSpec, needed: int, given: int) -> Problem:
+def _too_large(selection: Selection, spec: ServiceSpec, needed: int, given: int, key: str) -> Problem:
     settings, host = selection.settings, selection.host
     assert spec.model_memory is not None  # noqa: S101 - only asked of services that hold models
     context, bits = spec.model_memory.context.get(host.target, 0), spec.model_memory.cache_bits.get(host.target, 16)
     sizes = {found.name: found.memory_mb(context, bits) for found in models_of(settings, spec)}
     loaded = spec.model_memory.loaded.get(host.target, 1)
     how = "the largest" if loaded == 1 else f"the {loaded} largest at once"
-    ways = [
-        swap.text for swap in _model_swaps(selection, spec) if models_need(swap.change(settings), host, spec) <= given
-    ][:WAYS]
-    ways.append(f"modelMemoryMb: {_rounded(needed)} if the machine has it")
-    what = f"{mb(needed)} needed for {how}, {mb(given)} there for {spec.name} on {host.target} (an estimate from names)"
+    need = models_need if key == "modelMemoryMb" else card_need
+    fits = (swap for swap in _model_swaps(selection, spec) if need(swap.change(settings), host, spec) <= given)
+    ways = [swap.text for swap in fits][:WAYS]
+    ways.append(f"{key}: {_rounded(needed)} if the machine has it")
+    place = "for" if key == "modelMemoryMb" else "on the card of"
+    what = f"{mb(needed)} needed for {how}, {mb(given)} there {place} {spec.name} on {host.target} (by their names)"
     return Problem(where="models", what=what, fix=f"{_shares(sizes)}{INDENT}would fit: {' or '.join(ways)}")
 
 
@@ -196,6 +197,31 @@ def graphics(selection: Selection) -> Iterator[Problem]:
                 fix = f"take gpu=True out of the limits for {host.target}, or plan for target gpu"
                 where = at(spec, container.name, "limits", host.target)
                 yield Problem(where=where, what=f"wants a GPU, and {host.target} has none", fix=fix)
+
+
+def card_memory(selection: Selection) -> Iterator[Problem]:
+    """Models that are held at once must fit the card, where its memory is said: else a part would run on the CPUs."""
+    settings, host = selection.settings, selection.host
+    given = settings.gpu_memory_mb
+    if given is None:
+        return
+    if not host.gpu:
+        fix = f"take it out, or plan for a target with a card: {host.target} has none"
+        yield Problem(where="gpuMemoryMb", what=f"{given:,}", fix=fix)
+        return
+    for spec in selection.chosen.values():
+        needed = card_need(settings, host, spec)
+        if needed > given:
+            yield _too_large(selection, spec, needed, given, "gpuMemoryMb")
+
+
+def card_need(settings: Settings, host: HostProfile, spec: ServiceSpec) -> int:
+    """MB of a graphics card that a service's models take; 0 for one that has no card."""
+    memory = spec.model_memory
+    on_card = any(item.name == memory.container and host.target in item.limits and item.limits[host.target].gpu
+                  for item in spec.containers) if memory else False  # fmt: skip
+    needed = models_need(settings, host, spec) if on_card else 0
+    return needed - memory.own_mb if memory and needed else 0
 
 
 def disk(selection: Selection) -> Iterator[Problem]:

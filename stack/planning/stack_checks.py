@@ -259,6 +259,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     budget.memory,
     budget.monitoring,
     budget.held_models,
+    budget.card_memory,
     budget.alternatives,
 )
 

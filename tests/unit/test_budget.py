@@ -180,7 +180,7 @@ def test_models_need_what_the_largest_of_them_take_at_once() -> None:
 def test_models_that_do_not_fit_are_refused_with_those_that_would() -> None:
     (problem,) = refusal(holder(2304), models=("llama3.2:3b",)).problems
     assert problem.where == "models"
-    assert problem.what.endswith("2,304 MB there for models on dev (an estimate from names)")
+    assert problem.what.endswith("2,304 MB there for models on dev (by their names)")
     assert "llama3.2:3b 2,612 · nomic-embed-text 362" in problem.fix
     assert "would fit: llama3.2:1b instead of llama3.2:3b, modelMemoryMb: 2304 or modelMemoryMb: 3072" in problem.fix
     assert planned(holder(2304), models=("llama3.2:1b",), model_memory_mb=2304)
@@ -196,6 +196,20 @@ def test_models_take_disk() -> None:
     assert problem.where == "disk"
     assert "4,896 MB for models, 3,072 MB there" in problem.what
     assert "llama3.1:8b 4,634" in problem.fix
+
+
+def test_models_must_fit_the_card_whose_memory_is_said() -> None:
+    held = make.with_container(holder(9000), limits=make.limits(memory_mb=9000, gpu=True))
+    host = {"gpu": True, "memory_mb": 32768}
+    assert planned(held, host=host, models=("llama3.1:8b",))
+    assert planned(held, host=host, models=("llama3.1:8b",), gpu_memory_mb=8192)
+    (problem,) = refusal(held, host=host, models=("llama3.1:8b",), gpu_memory_mb=4096).problems
+    assert problem.what == (
+        "6,022 MB needed for the 2 largest at once, 4,096 MB there on the card of models on dev (by their names)"
+    )
+    assert "gpuMemoryMb: 6080 if the machine has it" in problem.fix
+    (problem,) = refusal(holder(9000), host={"memory_mb": 32768}, models=("llama3.1:8b",), gpu_memory_mb=4096).problems
+    assert (problem.where, "take it out" in problem.fix) == ("gpuMemoryMb", True)
 
 
 # ------------------------------------------------------------------------------------------------------- ways out
