@@ -77,8 +77,9 @@ def check(session: Session, progress: Progress) -> Plan:
         raise KitError("there is no plan")
     say_choice(session, plan)
     say_warnings(facts, plan, session)
-    for tagged, why in sorted(unlocked.items()):
-        console.warn(f"{tagged} is not locked to a digest: {why}")
+    for why in sorted(set(unlocked.values())):
+        names = sorted(tagged for tagged, reason in unlocked.items() if reason == why)
+        console.warn(f"not locked to a digest, {why}: {', '.join(names)}")
     say_emulation(plan)
     return plan
 

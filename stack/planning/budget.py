@@ -156,7 +156,7 @@ def _too_large(selection: Selection, spec: ServiceSpec, needed: int, given: int,
     how = "the largest" if loaded == 1 else f"the {loaded} largest at once"
     need = models_need if key == "modelMemoryMb" else card_need
     fits = (swap for swap in _model_swaps(selection, spec) if need(swap.change(settings), host, spec) <= given)
-    ways = [swap.text for swap in fits][:WAYS]
+    ways = [swap.model for swap in fits][:WAYS]
     ways.append(f"{key}: {_rounded(needed)} if the machine has it")
     place = "for" if key == "modelMemoryMb" else "on the card of"
     what = f"{mb(needed)} needed for {how}, {mb(given)} there {place} {spec.name} on {host.target} (by their names)"
@@ -254,11 +254,15 @@ def alternatives(selection: Selection) -> Iterator[Problem]:
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """One thing the operator may change. `rank`: what is missed then, less for a lower one. `subject`: of what."""
+    """One thing the operator may change. `rank`: what is missed then, less for a lower one. `subject`: of what.
+
+    `model`: of a smaller model, that alone, without the memory that is then enough.
+    """
 
     rank: int
     subject: str
     text: str
+    model: str = ""
     change: Callable[[Settings], Settings]
 
 
@@ -332,6 +336,7 @@ def _model_swaps(selection: Selection, spec: ServiceSpec) -> Iterator[Swap]:
                 rank=1,
                 subject="models",
                 text=f"{other} instead of {model.name}, modelMemoryMb: {room}",
+                model=f"{other} instead of {model.name}",
                 change=_replaced(names, model.name, other, room),
             )
 

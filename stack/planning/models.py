@@ -149,25 +149,32 @@ def _quantisation(tag: str) -> str:
 
 
 def smaller(name: str) -> Iterator[str]:
-    """Smaller models of the same family that its library is known to have, the largest first."""
+    """Smaller models of the same kind that Ollama's library is known to have, the largest first."""
     base, _, tag = name.partition(":")
-    sizes = FAMILIES.get(base)
-    size = of(name)
-    if sizes is None or size is None or (tag and _billions(tag) == 0):
+    found = of(name)
+    if found is None or (tag and _billions(tag) == 0):
         return
-    for candidate in sizes:
-        other = of(f"{base}:{candidate}")
-        if other and other.weights_mb < size.weights_mb:
-            yield f"{base}:{candidate}"
+    for candidate in RELATED.get(base, ()):
+        other = of(candidate)
+        if other and other.weights_mb < found.weights_mb:
+            yield candidate
 
 
-# The sizes in which families come in Ollama's library, the largest first: what may be offered as smaller.
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "llama3.2": ("3b", "1b"),
-    "llama3.1": ("70b", "8b"),
-    "deepseek-r1": ("70b", "32b", "14b", "8b", "7b", "1.5b"),
-    "qwen2.5": ("72b", "32b", "14b", "7b", "3b", "1.5b", "0.5b"),
-    "qwen2.5-coder": ("32b", "14b", "7b", "3b", "1.5b", "0.5b"),
-    "qwen3": ("32b", "14b", "8b", "4b", "1.7b", "0.6b"),
-    "gemma3": ("27b", "12b", "4b", "1b"),
+def _sizes(base: str, *sizes: str) -> tuple[str, ...]:
+    return tuple(f"{base}:{size}" for size in sizes)
+
+
+# In which sizes models come in Ollama's library, the largest first, and what comes nearest below them.
+_LLAMA = (*_sizes("llama3.1", "70b", "8b"), *_sizes("llama3.2", "3b", "1b"))
+RELATED: Mapping[str, tuple[str, ...]] = {
+    "llama3.1": _LLAMA,
+    "llama3.2": _LLAMA,
+    "llama3.3": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": ("mistral:7b", *_LLAMA),
+    "deepseek-r1": _sizes("deepseek-r1", "70b", "32b", "14b", "8b", "7b", "1.5b"),
+    "qwen2.5": _sizes("qwen2.5", "72b", "32b", "14b", "7b", "3b", "1.5b", "0.5b"),
+    "qwen2.5-coder": _sizes("qwen2.5-coder", "32b", "14b", "7b", "3b", "1.5b", "0.5b"),
+    "qwen3": _sizes("qwen3", "32b", "14b", "8b", "4b", "1.7b", "0.6b"),
+    "gemma3": _sizes("gemma3", "27b", "12b", "4b", "1b"),
 }

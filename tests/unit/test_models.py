@@ -91,6 +91,8 @@ def test_conversations_are_not_underestimated(billions: float, per_token: int) -
         ("llama3.2:3b", ["llama3.2:1b"]),
         ("llama3.2", ["llama3.2:1b"]),
         ("llama3.2:1b", []),
+        ("llama3.1:8b", ["llama3.2:3b", "llama3.2:1b"]),
+        ("llama3.1:8b-instruct-q4_K_M", ["llama3.2:3b", "llama3.2:1b"]),
         ("deepseek-r1:14b", ["deepseek-r1:8b", "deepseek-r1:7b", "deepseek-r1:1.5b"]),
         ("nomic-embed-text", []),
         ("unknown:7b", []),
