@@ -230,7 +230,7 @@ def test_the_lock_command_writes_the_clones_file(
     locks = lock.read(tmp_path)
     assert set(locks.registry) == {REDIS}
     session = a_session(tmp_path, StandinEngine(), source.AIRGAP)
-    assert {name for name in locks.built} == set(session.built_images())
+    assert set(locks.built) == set(session.built_images())
     assert session.plan().settings.built_locks == locks.built
 
 
