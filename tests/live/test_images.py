@@ -27,7 +27,7 @@ from ops.engine import DockerApi
 from ops.registry import Client, MissingError
 from stack import lock, plan
 from stack.lock import Locks
-from stack.model import Arch, HealthCheck, ImagePin, Port, SpecError, Tcp
+from stack.model import Arch, ImagePin, SpecError
 from tests import factories as make
 from tests.live.pulumi_project import Project
 
@@ -51,7 +51,7 @@ class Shelf:
 
     @property
     def pin(self) -> ImagePin:
-        return replace(make.IMAGE, name="tools", repository=self.repository, tag="1.0", arches=frozenset(Arch))
+        return replace(make.IMAGE, name="shelf-tools", repository=self.repository, tag="1.0", arches=frozenset(Arch))
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[bytes, Any]:
         url = path if path.startswith("http") else f"http://{self.registry.host}/v2/{self.name}/{path}"
@@ -123,12 +123,10 @@ def arches() -> tuple[str, str]:
 
 def forget(shelf: Shelf) -> None:
     """Nothing of the repository stays in the engine."""
-    columns = "{{.Repository}}@{{.Digest}} {{.ID}}"
-    listed = docker("image", "ls", "--no-trunc", "--digests", "--format", columns, check=False)
-    for line in listed.splitlines():
-        name, identity = line.split()
-        if name.startswith(f"{shelf.repository}@"):
-            docker("image", "rm", "--force", name if "<none>" not in name else identity, check=False)
+    for image in DockerApi().get("/images/json"):
+        for name in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]:
+            if name.startswith((f"{shelf.repository}:", f"{shelf.repository}@")):
+                docker("image", "rm", name, check=False)
 
 
 def docker(*argv: str, check: bool = True) -> str:
@@ -251,7 +249,7 @@ def test_an_emulated_plan_starts_where_the_engine_refuses_its_limits(images: Cal
     cpus = DockerApi().info().ncpu
     wanted = make.limits(cpus=cpus + 1, cpuset=f"0-{cpus}")
     spec = make.service("app", profiles=make.app().profiles)
-    spec = make.with_container(spec, limits=wanted, ports=(Port("http", 8080),), health=HealthCheck(test=Tcp("http")))
+    spec = make.with_container(spec, limits=wanted)
     refused = docker("create", "--cpus", str(cpus + 1), images("tools"), "true", check=False)
     assert "CPU" in refused
     with pytest.raises(SpecError) as caught:
