@@ -287,7 +287,22 @@ def ways_out(selection: Selection, measure: Callable[[Use], int], given: int) ->
                 found.append((sum(swap.rank for swap in swaps), saved, f"{text} (saves {saved:,})"))
         if found:
             return [text for _, _, text in sorted(found)[:WAYS]]
-    return []
+    return _many_swaps(selection, [swap for swap, _ in savings], measure, before - given)
+
+
+def _many_swaps(selection: Selection, swaps: Iterable[Swap], measure: Callable[[Use], int], excess: int) -> list[str]:
+    """The largest swaps together until it fits, where a few are not enough; nothing where all are not."""
+    taken: list[Swap] = []
+    saved = 0
+    for swap in swaps:
+        if saved >= excess:
+            break
+        if swap.subject not in {item.subject for item in taken}:
+            more = _saved(selection, [*taken, swap], measure)
+            if more > saved:
+                taken, saved = [*taken, swap], more
+    text = " with ".join(swap.text for swap in taken)
+    return [f"{text} (saves {saved:,})"] if saved >= excess else []
 
 
 def _swaps(selection: Selection) -> Iterator[Swap]:

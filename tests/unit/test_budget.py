@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stack.model import (
     Alternative,
+    ByTarget,
     HostProfile,
     ImagePin,
     ModelMemory,
@@ -257,6 +259,38 @@ def test_two_changes_where_one_is_not_enough() -> None:
     a, b, c = sized("a", 1400), sized("b", 1400), sized("c", 1400)
     (problem,) = refusal(a, b, c, host={"memory_mb": 2500}).problems
     assert ways(problem.fix)[0] == "without: [a] with without: [b] (saves 2,800)"
+
+
+def test_many_changes_where_three_are_not_enough() -> None:
+    services = [sized(f"s{number}", 1000) for number in range(8)]
+    (problem,) = refusal(*services, host={"memory_mb": 1024 + 3000}).problems
+    assert ways(problem.fix)[0].count("without: [s") == 5
+    assert "(saves 5,000)" in ways(problem.fix)[0]
+
+
+def test_a_refusal_of_many_services_takes_no_time() -> None:
+    """Forty services, of which three or more must go: the search stays below what anybody would notice."""
+    services = [sized(f"s{number}", 300 + number) for number in range(40)]
+    started = time.perf_counter()
+    refusal(*services, host={"memory_mb": 1024 + sum(300 + number for number in range(40)) - 1000})
+    assert time.perf_counter() - started < 3  # 0.3 s on an idle machine
+
+
+def test_what_the_server_is_told_is_what_is_counted() -> None:
+    """The variables of Ollama and the plan's estimate say the same."""
+    from stack.services.ollama import SERVICE
+
+    memory, env = SERVICE.model_memory, SERVICE.container().env
+    assert memory is not None
+    for name, counted in (
+        ("OLLAMA_MAX_LOADED_MODELS", memory.loaded),
+        ("OLLAMA_CONTEXT_LENGTH", memory.context),
+        ("OLLAMA_KV_CACHE_TYPE", memory.cache_bits),
+    ):
+        said = env[name]
+        assert isinstance(said, ByTarget)
+        bits = {"f16": 16, "q8_0": 8, "q4_0": 4}
+        assert {target: bits.get(text) or int(text) for target, text in said.values.items()} == dict(counted)
 
 
 def test_where_nothing_helps_only_a_larger_machine_does() -> None:
