@@ -21,10 +21,11 @@ from typing import Any
 
 from ops.console import KitError
 from ops.engine import DockerApi
-from ops.enginestate import JOB_KIND, KIND_LABEL, SERVICE_LABEL, look
+from ops.enginestate import look
 from ops.paths import ROOT
 from ops.planview import FOOTPRINTS
 from ops.session import Session
+from stack.plan import Plan
 
 EVERY_S = 5.0
 MIB = 2**20
@@ -70,17 +71,18 @@ def merged(document: Mapping[str, Any], target: str, measured: Mapping[str, Mapp
 
 
 class Watched:
-    """The service containers of a stack on this machine's engine, and where their memory is accounted."""
+    """The planned containers of a stack on this machine's engine, and where their memory is accounted."""
 
-    def __init__(self, docker: DockerApi, stack: str, only: frozenset[str]) -> None:
+    def __init__(self, docker: DockerApi, plan: Plan, only: frozenset[str]) -> None:
+        planned = {item.docker_name: service.name for service in plan.running for item in service.containers}
         self.service: dict[str, str] = {}
         self.version: dict[str, str] = {}
         self.image: dict[str, str] = {}
         self._stat: dict[str, Path] = {}
-        for container in look(docker.get, stack).containers:
-            service = container.labels.get(SERVICE_LABEL, "")
-            if container.labels.get(KIND_LABEL) == JOB_KIND or not service or (only and service not in only):
-                continue
+        for container in look(docker.get, plan.stack).containers:
+            service = planned.get(container.name)
+            if service is None or (only and service not in only):
+                continue  # a job's, or not asked for
             if container.state != "running" or container.health not in ("healthy", ""):
                 raise KitError(f"{container.name} is {container.status}.", "Measure a stack that is well and at rest.")
             detail = docker.get(f"/containers/{container.id}/json")
@@ -150,7 +152,7 @@ def main() -> None:
         raise SystemExit("the stack is on another machine: measure there, where its cgroups are")
     if plan.host.emulated:
         raise SystemExit(f"this machine only stands in for {plan.host.target}: its figures would be none of its own")
-    watched = Watched(session.docker, session.stack, frozenset(arguments.only))
+    watched = Watched(session.docker, plan, frozenset(arguments.only))
     if not watched.service:
         raise SystemExit(f"nothing of stack {session.stack} runs: ./kit up {session.stack}")
     print(f"{len(watched.service)} containers, {arguments.minutes:g} minutes", flush=True)

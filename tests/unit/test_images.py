@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from datetime import date
@@ -43,6 +44,17 @@ def test_each_pin_is_exact_and_marked(constant: str) -> None:
     )
     assert marker, f"{constant} has no update marker on the line above"
     assert pin.repository.removeprefix("docker.io/").removeprefix("library/") == marker[1]
+
+
+def test_the_update_bot_finds_every_pin(root: Path) -> None:
+    """With the expression that its configuration has, in Python's spelling of named groups."""
+    (manager,) = json.loads((root / "renovate.json").read_text(encoding="utf-8"))["customManagers"]
+    (pattern,) = manager["managerFilePatterns"]
+    assert re.search(pattern.strip("/"), "stack/images.py")
+    (expression,) = manager["matchStrings"]
+    found = {hit["depName"]: hit["currentValue"] for hit in re.finditer(expression.replace("(?<", "(?P<"), SOURCE)}
+    wanted = {PINS[constant] for constant in WRITTEN}
+    assert found == {pin.repository.removeprefix("docker.io/").removeprefix("library/"): pin.tag for pin in wanted}
 
 
 IMAGE_WITHOUT_VERSION = re.compile(r"[\w./-]+/[\w-]+:latest\b|^FROM\s+(?!\$|\.|scratch\b)[\w./-]+\s*$", re.MULTILINE)
