@@ -1,7 +1,7 @@
 """A real image registry on the loopback, for tests that pull by digest.
 
     with Registry(folder) as registry:
-        pinned = registry.push("aikit.local/airgap/tools:1.37-0123456789ab", "tools")
+        pinned = registry.push("aikit.local/airgap/tools:1.37-0123456789ab", "tools", "1.37")
         # localhost:PORT/tools@sha256:..., which any engine on this machine can pull
 
 The program is Debian's docker-registry, unpacked and not installed: installing it would start a service
@@ -176,7 +176,7 @@ class Registry:
             process.kill()
             process.wait()
 
-    def push(self, image: str, name: str, tag: str = "latest") -> str:
+    def push(self, image: str, name: str, tag: str) -> str:
         """Push the engine's ``image`` as ``name:tag`` and return ``localhost:PORT/name@sha256:...``."""
         target = f"{self.host}/{name}:{tag}"
         engine.run(["tag", image, target])
@@ -186,7 +186,7 @@ class Registry:
             engine.run(["image", "rm", "--no-prune", target])
         return f"{self.host}/{name}@{self.digest(name, tag)}"
 
-    def digest(self, name: str, tag: str = "latest") -> str:
+    def digest(self, name: str, tag: str) -> str:
         """The digest the registry gives for a tag."""
         answer = self._ask("HEAD", f"/v2/{name}/manifests/{tag}")
         if answer.status != http.client.OK:

@@ -38,6 +38,7 @@ class Verb:
     run: str
     add: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     takes_stack: bool = True
+    actions: tuple[str, ...] = ()  # words that may stand before the stack, and what they mean to `run`
     passes_rest: bool = False
 
 
@@ -115,6 +116,16 @@ be planned, with every problem and its fix.""",
         add=_json,
     ),
     Verb(
+        name="images",
+        summary="every image with its digest, age and newest release; lock writes images.lock.json",
+        details="""\
+Asks the registries what each tag stands for, how old that is and what is newest; what they do not say is unknown.
+./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.""",
+        run="ops.images:run",
+        add=_json,
+        actions=("lock",),
+    ),
+    Verb(
         name="doctor",
         summary="check this machine and the configuration; each problem says how to fix it",
         details="""\
@@ -180,6 +191,7 @@ def parser_for(verb: Verb) -> argparse.ArgumentParser:
     """The options of a verb."""
     parser = _Parser(
         prog=f"./kit {verb.name}",
+        usage=f"./kit {verb.name} [{'|'.join(verb.actions)}] [options] [STACK]" if verb.actions else None,
         description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -215,7 +227,9 @@ def parse(argv: Sequence[str], root: Path) -> tuple[Verb, argparse.Namespace]:
         arguments, extra = parser.parse_known_args(rest)
         arguments.rest = [word for word in extra if word != "--"]
     else:
+        action = rest.pop(0) if rest and rest[0] in verb.actions else ""
         arguments = parser.parse_args(rest)
+        arguments.action = action
     if verb.takes_stack:
         check_stack(root, arguments.stack)
     return verb, arguments

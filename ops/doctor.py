@@ -13,7 +13,9 @@ from enum import StrEnum
 
 from ops import console
 from ops.console import KitError
-from stack.model import Arch, Problem
+from ops.imagelock import Gone
+from ops.planview import used_images
+from stack.model import Arch, ImageSource, Problem
 from stack.plan import Plan
 
 MINIMUM_API = (1, 41)  # what Debian 12 ships, and what the tests run on
@@ -65,6 +67,16 @@ class EngineFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """What a machine says about an NVIDIA card. card: None where it cannot be seen. driver: "" when none is loaded."""
+
+    card: bool | None = None
+    driver: str = ""
+    smi: bool = False
+    toolkit: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PortUse:
     """A host port the plan wants, and who has it: "" nobody, a stack's name, or somebody else."""
 
@@ -100,6 +112,8 @@ class Facts:
     registries_silent: tuple[str, ...] = ()
     foreign: str = ""
     lost_volumes: tuple[str, ...] = ()
+    locks_gone: tuple[Gone, ...] = ()
+    gpu: GpuFacts | None = None  # None: another machine's, or not needed
 
 
 def examine(facts: Facts, plan: Plan | None, stack: str) -> tuple[Check, ...]:
@@ -120,13 +134,16 @@ def _all(facts: Facts, plan: Plan | None, stack: str) -> Iterator[Check]:
         yield from _engine_fits(facts.engine)
     if facts.engine and plan:
         yield from _plan_fits(facts.engine, plan)
+        if plan.host.gpu:
+            yield graphics_card(facts.gpu, facts.engine)
+        yield from _locks(facts, facts.engine, plan)
     if plan:
         yield from _disk(facts, plan)
         yield from _ports(facts, plan)
         yield from _names(facts, plan)
     yield from _state_disk(facts)
     yield _clock(facts)
-    yield from _page_size(facts)
+    yield from _page_size(facts, plan)
     yield from _toolchain(facts)
     yield from _state(facts, stack)
     yield _images(facts)
@@ -190,16 +207,6 @@ def _plan_fits(engine: EngineFacts, plan: Plan) -> Iterator[Check]:
         )
     else:
         yield _ok("architecture", engine.arch)
-    if plan.host.gpu:
-        if engine.runtimes & {"nvidia", "cdi"}:
-            yield _ok("gpu", "the NVIDIA runtime is there")
-        else:
-            yield _fail(
-                "gpu",
-                "the engine has no NVIDIA runtime",
-                "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure && "
-                "sudo systemctl restart docker",
-            )
 
 
 def _memory(engine: EngineFacts, plan: Plan) -> Check:
@@ -228,10 +235,57 @@ def _processors(engine: EngineFacts, plan: Plan) -> Iterator[Check]:
                 yield _fail(
                     "cpus",
                     f"{container.host_name} may use {wanted}, the machine has {engine.cpus}",
-                    f"the engine would refuse it: choose another target, or ai-kit:cpus: {engine.cpus}",
+                    f"the engine would refuse it: choose another target, or only try this one here with ai-kit:cpus: "
+                    f"{engine.cpus} and ai-kit:emulate: true",
                 )
     if not wrong:
         yield _ok("cpus", str(engine.cpus))
+
+
+CONFIGURE = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
+
+
+def graphics_card(gpu: GpuFacts | None, engine: EngineFacts) -> Check:
+    """Which link is missing: the card, its driver, the toolkit, or the engine's runtime. Each has another fix."""
+    runtimes = engine.runtimes & {"nvidia", "cdi"}
+    if gpu is None:  # another machine: only its engine can be asked
+        if runtimes:
+            return _ok("gpu", "the engine has the NVIDIA runtime")
+        fix = f"on that machine: nvidia-smi must work, then nvidia-container-toolkit, then {CONFIGURE}"
+        return _fail("gpu", "the engine has no NVIDIA runtime", fix)
+    if gpu.card is False and not gpu.driver:
+        fix = "put one in, pass it through to this virtual machine, or choose a target without: ai-kit:target"
+        return _fail("gpu", "there is no NVIDIA card in this machine (nothing of vendor 10de on the PCI bus)", fix)
+    if not gpu.driver and gpu.smi:
+        fix = "reboot; if that does not help, its module was not built for this kernel: sudo dkms status says so"
+        return _fail("gpu", "the NVIDIA driver is installed and not loaded (no /proc/driver/nvidia)", fix)
+    if not gpu.driver:
+        fix = "install it the way your system does (Debian: nvidia-driver, Ubuntu: ubuntu-drivers install), then reboot"
+        return _fail("gpu", "there is no NVIDIA driver on this machine", fix)
+    if not gpu.toolkit and not runtimes:
+        fix = f"install nvidia-container-toolkit (NVIDIA's repository has it), then: {CONFIGURE}"
+        return _fail("gpu", f"driver {gpu.driver} is there, and nothing that hands the card to containers", fix)
+    if not runtimes:
+        return _fail("gpu", "the toolkit is installed, and the engine does not know its runtime", CONFIGURE)
+    if not gpu.toolkit:
+        fix = f"install nvidia-container-toolkit again, then: {CONFIGURE}"
+        return _warn("gpu", f"the engine names runtime {', '.join(sorted(runtimes))}, and nvidia-ctk is not there", fix)
+    return _ok("gpu", f"driver {gpu.driver}, runtime {', '.join(sorted(runtimes))}")
+
+
+def _locks(facts: Facts, engine: EngineFacts, plan: Plan) -> Iterator[Check]:
+    """Locked images that can be had nowhere, and those that are not made for this machine."""
+    anew = "take what the tag is now, after a look at why: ./kit images lock"
+    for item in facts.locks_gone:
+        what = f"{item.registry} no longer has {item.digest[:19]}, to which {item.tagged} is locked"
+        yield _fail(f"image {item.tagged}", what, anew)
+    if plan.settings.images is not ImageSource.REGISTRY:
+        return
+    for pin in used_images(plan):
+        lock = plan.settings.image_locks.get(pin.tagged)
+        if lock and engine.arch in {arch.value for arch in Arch} and engine.arch not in lock.arches:
+            what = f"is locked to {lock.digest[:19]}, which is made for {', '.join(sorted(lock.arches))} only"
+            yield _fail(f"image {pin.tagged}", what, anew)
 
 
 # -------------------------------------------------------------------------------------------------- machine
@@ -331,13 +385,23 @@ def _clock(facts: Facts) -> Check:
     return _ok("clock", "plausible")
 
 
-def _page_size(facts: Facts) -> Iterator[Check]:
-    if not facts.remote and facts.arch == Arch.ARM64 and facts.page_size > 4096:
+def _page_size(facts: Facts, plan: Plan | None) -> Iterator[Check]:
+    if facts.remote:
+        return
+    unfit = [pin.name for pin in used_images(plan) if facts.page_size not in pin.page_sizes] if plan else []
+    if unfit:
+        yield _fail(
+            "page size",
+            f"the kernel uses {facts.page_size // 1024} KiB pages, and {', '.join(unfit)} cannot run with them",
+            "kernel=kernel8.img in /boot/firmware/config.txt and a reboot give 4 KiB; or leave out what needs them",
+        )
+    elif not facts.remote and facts.arch == Arch.ARM64 and facts.page_size > 4096:
         yield _warn(
             "page size",
             f"the kernel uses {facts.page_size // 1024} KiB pages: programs built for 4 KiB ones end with "
             '"Unsupported system page size"',
-            "kernel=kernel8.img in /boot/firmware/config.txt and a reboot give 4 KiB; our images run with both",
+            "this plan's images are said to run with both; if one does not, kernel=kernel8.img in "
+            "/boot/firmware/config.txt and a reboot give 4 KiB",
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import platform
+import re
 import shutil
 import socket
 import time
@@ -15,15 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ops import pulumirun, source
+from ops import imagelock, pulumirun, source
 from ops.console import KitError
-from ops.doctor import EngineFacts, Facts, Passphrase, PortUse
+from ops.doctor import EngineFacts, Facts, GpuFacts, Passphrase, PortUse
 from ops.engine import EngineError
 from ops.enginestate import STACK_LABEL, compare, docker_resources, foreign, look
 from ops.planview import used_images
 from ops.session import Session
 from ops.stackstate import SALT, is_stale, lost_passphrase, process_alive
-from stack.plan import Plan
+from stack.plan import Plan, image_reference
 
 T = TypeVar("T")
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -61,6 +62,8 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
             toolchain_missing=missing,
             images=session.chosen_images or source.REGISTRY,
             registries_silent=silent.result(),
+            locks_gone=_gone(session, plan) if found else (),
+            gpu=gpu_facts() if plan and plan.host.gpu and not remote else None,
             **facts_of_state,
             **(_damage(session) if found else {}),
         )
@@ -225,6 +228,37 @@ def _toolchain(session: Session) -> tuple[dict[str, str], tuple[str, ...]]:
     if toolchain is None:
         return {}, ("Pulumi",)
     return {"pulumi": toolchain.version, "plugins": toolchain.plugin_mode}, ()
+
+
+def _gone(session: Session, plan: Plan | None) -> tuple[imagelock.Gone, ...]:
+    """Locked images that can be had nowhere any more."""
+    if plan is None or session.chosen_images == source.AIRGAP:
+        return ()
+    references = ((pin, image_reference(plan.settings, pin)[0].partition("@")[2]) for pin in used_images(plan))
+    locked = [(pin, digest) for pin, digest in references if digest]
+    return imagelock.gone(locked, session.docker.get("/images/json")) if locked else ()
+
+
+def gpu_facts(root: Path = Path("/")) -> GpuFacts:
+    """What this machine says about an NVIDIA card, without starting anything of the vendor's."""
+    devices = list((root / "sys/bus/pci/devices").glob("*/vendor"))
+    card = any(_first_line(path) == "0x10de" for path in devices)
+    driver = _first_line(root / "proc/driver/nvidia/version")
+    version = re.search(r"\s(\d+(?:\.\d+)+)\s", f"{driver} ")
+    program = "nvidia-ctk" if root == Path("/") else str(root / "usr/bin/nvidia-ctk")
+    return GpuFacts(
+        card=card if devices else None,
+        driver=version[1] if version else driver,
+        smi=shutil.which("nvidia-smi") is not None if root == Path("/") else (root / "usr/bin/nvidia-smi").exists(),
+        toolkit=shutil.which(program) is not None,
+    )
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return ""
 
 
 def _silent_registries(session: Session, plan: Plan | None) -> tuple[str, ...]:

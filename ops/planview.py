@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
-from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Zone
-from stack.plan import Plan, PlannedContainer, PlannedService
+from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone
+from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
+from stack.planning.budget import Use, card_need, use_of
 from stack.planning.resolve import holders
 
 BAR = 30  # characters
+FOOTPRINTS = "bench/footprints"  # one file per target, written by bench/footprint.py
 GAP = "  "
 ELLIPSIS = "…"
-HEADINGS = ("service", "why", "memory", "cpu", "zones", "reached at")
-RIGHT = frozenset({"memory", "cpu"})
+HEADINGS = ("service", "why", "idle", "memory", "cpu", "zones", "reached at")
+RIGHT = frozenset({"idle", "memory", "cpu"})
 # Which columns give way in a narrow terminal, in this order, and to how many characters.
 SHRINK = (("why", 16), ("reached at", 24), ("zones", 8), ("why", 8))
 
@@ -39,12 +44,20 @@ def load_plan(root: Path, stack: str, overrides: Mapping[str, object] = MappingP
 # ------------------------------------------------------------------------------------------------------ table
 
 
-def table(resolved: Plan, width: int = 120) -> str:
-    """The plan in at most `width` columns: what runs, why, what it costs, where it is reached."""
-    rows = [_row(resolved, service) for service in resolved.services]
+def table(
+    resolved: Plan, width: int = 120, *, bars: bool = True, measured: Mapping[str, Footprint] = MappingProxyType({})
+) -> str:
+    """The plan in at most `width` columns: what runs, why, what it costs, where it is reached.
+
+    bars: drawn, for a terminal; otherwise the figures alone. measured: what services take idle, by name.
+    """
+    rows = [_row(resolved, service, measured) for service in resolved.services]
     lines = [_headline(resolved), ""]
     lines += [f"{GAP}{line}" for line in _columns([HEADINGS, *rows], width - len(GAP))]
-    lines += ["", f"{GAP}{_memory_line(resolved)}"]
+    lines += ["", *(f"{GAP}{line}" for line in _budget(resolved, width - len(GAP), bars=bars))]
+    lines += [f"{GAP}{line}" for line in _measured_note(resolved, measured)]
+    if text := emulation(resolved):
+        lines += ["", f"{GAP}{text}"]
     if resolved.settings.down:
         lines += ["", f"{GAP}The stack is down: none of this runs. Volumes, secrets and users are kept."]
     return "\n".join(lines) + "\n"
@@ -62,12 +75,14 @@ def _headline(resolved: Plan) -> str:
     return " · ".join([*machine, *(["GPU"] if host.gpu else []), source])
 
 
-def _row(resolved: Plan, service: PlannedService) -> tuple[str, ...]:
+def _row(resolved: Plan, service: PlannedService, measured: Mapping[str, Footprint]) -> tuple[str, ...]:
     if service.retired:
-        return (service.name, "retired, data kept", "-", "-", "-", "-")
+        return (service.name, "retired, data kept", "", "-", "-", "-", "-")
+    known = measured.get(service.name)
     return (
         service.name,
         ", ".join(service.why),
+        f"{known.idle_mb:,.0f} of" if known else "",
         f"{service.memory_mb:,} MB",
         f"{service.cpus:.1f}",
         " ".join(_zones(service.containers)),
@@ -95,20 +110,117 @@ def _zones(containers: Iterable[PlannedContainer]) -> list[str]:
     return [zone.value for zone in Zone if zone in used]
 
 
-def _memory_line(resolved: Plan) -> str:
+def emulation(resolved: Plan) -> str:
+    """That this is not the machine the plan is for, and what is cut because of it; "" where it is."""
+    if not resolved.host.emulated:
+        return ""
+    cut = [
+        f"{container.host_name} {container.declared.cpus:g} -> {container.limits.cpus:g} CPUs"
+        + (f", not on cores {container.declared.cpuset}" if container.declared.cpuset else "")
+        for service in resolved.services
+        for container in service.containers
+        if container.emulated
+    ]
+    what = "; ".join(cut) or "no limit had to be cut"
+    return (
+        f"emulated: {resolved.host.target} on {resolved.host.cpus:g} CPUs. {what}. Figures of speed mean nothing here."
+    )
+
+
+def _budget(resolved: Plan, width: int, *, bars: bool) -> list[str]:
+    """Memory in all and by zone, and disk, each against what there is."""
+    host, use = resolved.host, use_of_plan(resolved)
     used, given = _memory(resolved)
-    filled = min(BAR, round(BAR * used / given))
-    return f"memory  {'█' * filled}{'░' * (BAR - filled)}  {used:,} of {given:,} MB"
+    rows: list[tuple[str, int, str]] = [("memory", used, f"{used:,} of {given:,} MB")]
+    rows += [(f"  {zone}", size, f"{size:,} MB") for zone, size in use.by_zone.items()]
+    if use.kept:
+        rows.append(("  kept", use.kept, f"{use.kept:,} MB for monitoring"))
+    names = max(len(name) for name, _, _ in rows)
+    bar = min(BAR, width - names - 2 * len(GAP) - max(len(text) for _, _, text in rows))
+    lines: list[str] = []
+    for name, size, text in rows:
+        # What takes something is seen, and what is not quite full does not look it.
+        filled = min(bar if size >= given else bar - 1, max(round(bar * size / given), 1)) if bars and bar > 0 else 0
+        empty = bar - filled if name == "memory" else 0
+        drawn = f"{'█' * filled}{'░' * empty}".ljust(bar) + GAP if bars and bar > 0 else ""
+        lines.append(f"{name.ljust(names)}{GAP}{drawn}{text}")
+    parts = [f"images {use.images:,}", f"their next versions {use.images:,}"]
+    parts += [f"models {use.models:,}"] if use.models else []
+    disk = f"{'disk'.ljust(names)}{GAP}{use.disk:,} of {host.disk_gb * 1024:,} MB"
+    detailed = f"{disk}: {', '.join(parts)}"
+    if card := _card(resolved):
+        lines.append(f"{'card'.ljust(names)}{GAP}{card}")
+    return [*lines, detailed if len(detailed) <= width else disk]
+
+
+def _card(resolved: Plan) -> str:
+    """What models take of the graphics card, where one holds them; against its memory where that is said."""
+    settings, host = resolved.settings, resolved.host
+    specs = (service.spec for service in resolved.services if not service.retired)
+    needed = sum(card_need(settings, host, spec) for spec in specs)
+    if not needed:
+        return ""
+    room = f"of {settings.gpu_memory_mb:,} MB" if settings.gpu_memory_mb else "MB (of what, gpuMemoryMb says)"
+    return f"{needed:,} {room}: models at once, by their names"
+
+
+def use_of_plan(resolved: Plan) -> Use:
+    """What the services that are not retired take of the host."""
+    specs = [service.spec for service in resolved.services if not service.retired]
+    return use_of(resolved.settings, resolved.host, specs)
 
 
 def _memory(resolved: Plan) -> tuple[int, int]:
-    """MB that the containers may take in all, and MB there are for them."""
-    used = sum(service.memory_mb for service in resolved.services)
-    return used, resolved.host.memory_mb - resolved.host.reserve_mb
+    """MB that the containers may take in all with what is kept for monitoring, and MB there are for them."""
+    return use_of_plan(resolved).memory, resolved.host.memory_mb - resolved.host.reserve_mb
+
+
+# --------------------------------------------------------------------------------------------------- measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a service takes when nobody uses it, as bench/footprint.py measured it on a target."""
+
+    idle_mb: float
+    version: str
+    date: str
+    images: str
+
+
+def footprints(root: Path, target: Target) -> dict[str, Footprint]:
+    """What was measured on a target, by service; nothing where nobody has measured. KitError for a broken file."""
+    path = root / FOOTPRINTS / f"{target}.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(name): Footprint(
+                idle_mb=float(item["idle_mb"]),
+                version=str(item["version"]),
+                date=str(item["date"]),
+                images=str(item["images"]),
+            )
+            for name, item in document["services"].items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        fix = f"measure again: python3 -m bench.footprint; or take it back: git checkout {FOOTPRINTS}"
+        raise KitError(f"{path} cannot be read ({error!r}).", fix) from None
+
+
+def _measured_note(resolved: Plan, measured: Mapping[str, Footprint]) -> Iterable[str]:
+    known = {name: item for service in resolved.services if (item := measured.get(name := service.name))}
+    if known:
+        oldest = min(item.date for item in known.values())
+        total = sum(item.idle_mb for item in known.values())
+        yield f"idle  {total:,.0f} MB measured for {len(known)} of {len(resolved.services)} services, since {oldest}"
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    widths = {name: max(len(row[index]) for row in rows) for index, name in enumerate(HEADINGS)}
+    empty = {index for index, name in enumerate(HEADINGS) if name == "idle" and not any(row[index] for row in rows[1:])}
+    rows = [tuple(cell for index, cell in enumerate(row) if index not in empty) for row in rows]
+    widths = {name: max(len(row[index]) for row in rows) for index, name in enumerate(rows[0])}
     for name, least in SHRINK:
         over = sum(widths.values()) + len(GAP) * (len(widths) - 1) - width
         widths[name] -= max(0, min(over, widths[name] - least))
@@ -135,16 +247,16 @@ def image_counts(resolved: Plan) -> tuple[int, int]:
     pins = used_images(resolved)
     if resolved.settings.images is ImageSource.AIRGAP:
         return sum(pin.name in resolved.settings.airgap_images for pin in pins), len(pins)
-    references = {pin.reference for pin in pins}
+    references = {image_reference(resolved.settings, pin)[0] for pin in pins}
     return sum("@" in reference for reference in references), len(references)
 
 
 # ----------------------------------------------------------------------------------------------------- object
 
 
-def as_json(resolved: Plan) -> dict[str, Any]:
+def as_json(resolved: Plan, measured: Mapping[str, Footprint] = MappingProxyType({})) -> dict[str, Any]:
     """The plan as an object of plain values, in start order, the same for the same plan."""
-    host = resolved.host
+    host, use = resolved.host, use_of_plan(resolved)
     used, given = _memory(resolved)
     ready, count = image_counts(resolved)
     return {
@@ -162,17 +274,36 @@ def as_json(resolved: Plan) -> dict[str, Any]:
             "disk_gb": host.disk_gb,
             "gpu": host.gpu,
             "page_size": host.page_size,
+            "monitoring_mb": host.observe_mb,
+            "emulated": host.emulated,
         },
         "images": resolved.settings.images.value,
         "images_used": count,
         "images_ready": ready,
-        "memory": {"used_mb": used, "available_mb": given, "free_mb": given - used},
+        "memory": {
+            "used_mb": used - use.kept,
+            "available_mb": given - use.kept,
+            "free_mb": given - used,
+            "by_zone": {zone.value: size for zone, size in use.by_zone.items()},
+            "kept_for_monitoring_mb": use.kept,
+        },
+        "disk": {
+            "images_mb": use.images,
+            "next_images_mb": use.images,
+            "models_mb": use.models,
+            "available_mb": host.disk_gb * 1024,
+        },
         "models": list(resolved.settings.models),
-        "services": [_service(resolved, service) for service in resolved.services],
+        "card": {
+            "models_mb": sum(card_need(resolved.settings, host, service.spec) for service in resolved.services),
+            "available_mb": resolved.settings.gpu_memory_mb,
+        },
+        "services": [_service(resolved, service, measured) for service in resolved.services],
     }
 
 
-def _service(resolved: Plan, service: PlannedService) -> dict[str, Any]:
+def _service(resolved: Plan, service: PlannedService, measured: Mapping[str, Footprint]) -> dict[str, Any]:
+    known = measured.get(service.name)
     return {
         "name": service.name,
         "summary": service.spec.summary,
@@ -180,6 +311,7 @@ def _service(resolved: Plan, service: PlannedService) -> dict[str, Any]:
         "retired": service.retired,
         "image": service.containers[0].image if service.containers else None,
         "memory_mb": service.memory_mb,
+        **({"measured": asdict(known)} if known else {}),
         "cpus": service.cpus,
         "zones": _zones(service.containers),
         "starts_after": list(service.starts_after),
@@ -203,7 +335,7 @@ def _service(resolved: Plan, service: PlannedService) -> dict[str, Any]:
 
 
 def _why(service: PlannedService) -> str:
-    if service.retired or service.why[0].startswith("profile "):
+    if service.retired or service.why[0].startswith("profile ") or service.why == ("named",):
         return ", ".join(service.why)
     return f"needed by {', '.join(service.why)}"
 

@@ -9,6 +9,7 @@ from typing import Any
 from ops.console import KitError
 from ops.progress import Progress
 from ops.session import Session
+from stack.model import Role
 from stack.outputs import StackOutputs
 from stack.plan import Plan
 
@@ -23,6 +24,8 @@ def prove(session: Session, plan: Plan, exported: Mapping[str, Any]) -> bool:
     """Run every proof of the plan; whether all passed."""
     from ops import prove as proofs
 
+    if plan.provider(Role.IDENTITY) is None:
+        raise KitError(f"stack {session.stack} cannot be proven: proofs act as a user, and it has no login.")
     try:
         outputs = StackOutputs.from_dict(exported)
     except ValueError as error:

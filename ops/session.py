@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.capabilities import VARIABLE as CAPABILITIES
-from ops import pulumirun, source, toolchain
+from ops import imagelock, pulumirun, source, toolchain
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.paths import ROOT
@@ -17,8 +17,9 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
+from stack import lock
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
-from stack.model import ImagePin, Problem, SpecError
+from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
 
 
@@ -31,6 +32,7 @@ class Session:
         self.state = StackState(root, stack)
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None
+        self.new_locks: dict[str, ImageLock] = {}
 
     # ---------------------------------------------------------------------------------------------- the plan
 
@@ -57,6 +59,38 @@ class Session:
             self.state.record(self.new_choice)
         return self.new_choice
 
+    # ------------------------------------------------------------------------------------------------- locks
+
+    @cached_property
+    def recorded_locks(self) -> Mapping[str, ImageLock]:
+        """What the tags of images stood for when an `up` of this stack first used them."""
+        return self.state.image_locks()
+
+    def lock_images(self, plan: Plan) -> Mapping[str, str]:
+        """Lock those images of a plan that have no lock, where they come from a registry; those left, and why.
+
+        `record_locks` writes them down, once nothing stands in the way any more.
+        """
+        if self.chosen_images == source.AIRGAP:
+            return {}
+        pins = {pin.tagged: pin for pin in used_images(plan) if not pin.digest}
+        open_ones = [pin for tagged, pin in pins.items() if tagged not in plan.settings.image_locks]
+        if not open_ones:
+            return {}
+        held = self.docker.get("/images/json")
+        arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(str(self.docker.get("/info").get("Architecture")), "")
+        first = imagelock.first_use(open_ones, held, arch)
+        self.new_locks |= first.locks
+        return first.unlocked
+
+    def record_locks(self, plan: Plan) -> None:
+        """Keep what this plan's images are locked to, and nothing about others."""
+        used = {pin.tagged for pin in used_images(plan)}
+        locks = {tagged: item for tagged, item in {**self.recorded_locks, **self.new_locks}.items() if tagged in used}
+        if locks != self.recorded_locks:
+            self.state.ensure()
+            self.state.record_image_locks(locks)
+
     def overrides(self, *, down: bool = False) -> dict[str, Any]:
         """What ./kit sets in the configuration on top of the stack file, by key."""
         result: dict[str, Any] = {}
@@ -67,6 +101,8 @@ class Session:
             if choices and choices.tiny_models:
                 result["models"] = list(TINY_CHAT)
                 result["embeddingModel"] = TINY_EMBEDDING
+        elif locks := {**self.recorded_locks, **self.new_locks}:
+            result["imageLocks"] = [lock.format_registry(tagged, item) for tagged, item in sorted(locks.items())]
         if down:
             result["down"] = True
         return result

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ops.registry import API_HOSTS, split
 from ops.stackstate import Choices
 
 TIMEOUT_S = 3.0
 REGISTRY, AIRGAP = "registry", "airgap"
 MODELS_HOST = "registry.ollama.ai"
-_API_HOSTS: Mapping[str, str] = {"docker.io": "registry-1.docker.io"}  # where its API is, unlike its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ class Probe:
 
 def registry_host(repository: str) -> str:
     """The registry of a full repository name: docker.io/library/redis -> docker.io."""
-    first, slash, _ = repository.partition("/")
-    return first if slash and ("." in first or ":" in first or first == "localhost") else "docker.io"
+    return split(repository)[0]
 
 
 def registry_hosts(repositories: Iterable[str]) -> tuple[str, ...]:
@@ -43,7 +42,7 @@ def registry_hosts(repositories: Iterable[str]) -> tuple[str, ...]:
 def answers(host: str, timeout: float = TIMEOUT_S) -> Probe:
     """Ask a registry for its API version. Whatever it answers, "log in first" included, it is there."""
     try:
-        with urllib.request.urlopen(f"https://{_API_HOSTS.get(host, host)}/v2/", timeout=timeout):
+        with urllib.request.urlopen(f"https://{API_HOSTS.get(host, host)}/v2/", timeout=timeout):
             return Probe(host=host, answers=True)
     except urllib.error.HTTPError as error:
         error.close()

@@ -2,7 +2,8 @@
 
     $XDG_STATE_HOME/ai-kit/backend/           Pulumi's file backend
     $XDG_STATE_HOME/ai-kit/passphrase         what encrypts the secrets in it, mode 0600, made once
-    $XDG_STATE_HOME/ai-kit/stacks/<stack>/    Pulumi.<stack>.yaml (the merged copy), choices.json, ca.pem, logs/
+    $XDG_STATE_HOME/ai-kit/stacks/<stack>/    Pulumi.<stack>.yaml (the merged copy), choices.json,
+                                              images.lock.json, ca.pem, logs/
 
 A backend or passphrase that the user's environment names wins over ours.
 """
@@ -23,7 +24,8 @@ import yaml
 
 from ops.console import KitError
 from ops.paths import private_directory, state_home
-from stack import project
+from stack import lock, project
+from stack.model import ImageLock, SpecError
 
 SALT = "encryptionsalt"
 Document = dict[str, Any]
@@ -63,6 +65,7 @@ class StackState:
         self.config_file = self.directory / f"Pulumi.{stack}.yaml"
         self.ca_file = self.directory / "ca.pem"
         self._choices_file = self.directory / "choices.json"
+        self._locks_file = self.directory / lock.FILE
         self._passphrase_file = self.home / "passphrase"
 
     @property
@@ -191,6 +194,22 @@ class StackState:
 
     def record(self, choices: Choices) -> None:
         write_atomically(self._choices_file, json.dumps(asdict(choices), indent=2) + "\n")
+
+    def image_locks(self) -> Mapping[str, ImageLock]:
+        """What the images of this stack were when they were first used."""
+        try:
+            return lock.parse(self._locks_file.read_text(encoding="utf-8")).registry
+        except FileNotFoundError:
+            return {}
+        except (SpecError, UnicodeDecodeError) as error:
+            raise KitError(
+                f"{self._locks_file} cannot be read ({str(error).splitlines()[0]}).",
+                "It records which images this stack uses. Put it right, or remove it: the next up locks what the tags "
+                "stand for then.",
+            ) from error
+
+    def record_image_locks(self, locks: Mapping[str, ImageLock]) -> None:
+        write_atomically(self._locks_file, lock.render(lock.Locks(registry=locks)))
 
     def operator_config(self) -> Document:
         """What the clone's stack file says."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from ops import console
+from ops import console, planview
 from ops.console import KitError
 from ops.enginestate import JOB_KIND, KIND_LABEL, EngineState, RunningContainer, look
 from ops.session import Session
@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         document = {
             "stack": session.stack,
             "healthy": fine,
+            "emulated": plan.host.emulated,
             "containers": [asdict(row) for row in found],
             "data_volumes": engine.data_volumes,
         }
@@ -145,6 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
         return NOT_HEALTHY
     for line in table(found):
         console.say(line)
+    if text := planview.emulation(plan):
+        console.warn(text)
     for extra in leftovers(plan, engine):
         console.warn(f"{extra} is no longer planned: ./kit up{name} removes it")
     if not fine:

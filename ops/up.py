@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, engine, pids, repair, source, toolchain
+from ops import console, deploying, engine, pids, planview, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.facts import gather
@@ -20,7 +20,7 @@ from ops.progress import Progress, duration
 from ops.pulumirun import Pulumi
 from ops.session import Session
 from ops.stackstate import write_atomically
-from stack.model import SpecError
+from stack.model import Role, SpecError
 from stack.plan import Plan
 
 
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress()
     plan = check(session, progress)
     session.record_choice()
+    session.record_locks(plan)
     pulumi = make_ready(session, plan, progress)
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
-    proven = None if arguments.no_prove else prove(session, plan, outputs)
+    proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
     console.say()
     for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
         console.say(line)
@@ -63,6 +64,11 @@ def check(session: Session, progress: Progress) -> Plan:
             plan, wrong = session.plan_or_problems()
     if plan:
         start_engine(session, progress)
+    unlocked: Mapping[str, str] = {}
+    if plan and not wrong and session.docker.reachable():
+        unlocked = session.lock_images(plan)
+        if session.new_locks:
+            plan, wrong = session.plan_or_problems()
     facts = gather(session, plan, ask_registries=False)
     found = [*wrong, *problems(examine(facts, plan, session.stack))]
     if found:
@@ -71,7 +77,17 @@ def check(session: Session, progress: Progress) -> Plan:
         raise KitError("there is no plan")
     say_choice(session, plan)
     say_warnings(facts, plan, session)
+    for why in sorted(set(unlocked.values())):
+        names = sorted(tagged for tagged, reason in unlocked.items() if reason == why)
+        console.warn(f"not locked to a digest, {why}: {', '.join(names)}")
+    say_emulation(plan)
     return plan
+
+
+def say_emulation(plan: Plan) -> None:
+    """That this is not the machine the plan is for."""
+    if text := planview.emulation(plan):
+        console.warn(text)
 
 
 def say_choice(session: Session, plan: Plan) -> None:
@@ -163,6 +179,14 @@ def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:
         file.chmod(0o644)
 
 
+def provable(plan: Plan) -> bool:
+    """Whether there is anybody to act as: without a login nothing is proven, and that is said."""
+    if plan.provider(Role.IDENTITY):
+        return True
+    console.note("nothing is proven: proofs act as a user, and this stack has no login")
+    return False
+
+
 def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:
     """Act as a user; whether everything worked."""
     from ops.proving import prove as proof
@@ -178,12 +202,15 @@ def closing(
     urls = [(service.name, plan.url(route)) for service in plan.running for route in service.spec.routes]
     ca = shlex.quote(str(session.state.ca_file))
     head = {True: "is up and proven", False: "is up, but not everything works", None: "is up"}[proven]
+    login = f"  log in      as {outputs.get('adminUser', 'admin-user')}; the password: ./kit status{name} --show-login"
     return [
         f"stack {session.stack} {head} ({duration(seconds)})",
+        *(["", *(f"  {line}" for line in console.table(urls))] if urls else []),
         "",
-        *(f"  {line}" for line in console.table(urls)),
-        "",
-        f"  log in      as {outputs.get('adminUser', 'admin-user')}; the password: ./kit status{name} --show-login",
-        f"  trust       import {ca} as an authority in your browser",
+        *(
+            [login, f"  trust       import {ca} as an authority in your browser"]
+            if plan.provider(Role.IDENTITY)
+            else []
+        ),
         f"  stop        ./kit down{name}   (data, users and passwords stay)",
     ]

@@ -1,6 +1,7 @@
 """Every image pin, with the marker by which the update bot finds it.
 
-`programs` are those a health probe or the start wrapper may call. `size_mb` is what the image takes on disk,
+`pinned` is the day on which the tag was chosen: change it with the tag. `programs` are those a health probe or the
+start wrapper may call. `size_mb` is what the image takes on disk,
 unpacked, for amd64: rounded estimates, used only to see whether all images fit the host's disk.
 """
 
@@ -20,6 +21,7 @@ HAPROXY = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "haproxy", "sh"}),
     size_mb=110,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=quay.io/keycloak/keycloak
@@ -30,6 +32,7 @@ KEYCLOAK = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "java", "sh"}),
     size_mb=480,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=n8nio/n8n
@@ -40,6 +43,7 @@ N8N = ImagePin(
     arches=BOTH,
     programs=frozenset({"n8n", "node", "sh"}),
     size_mb=1100,
+    pinned="2026-11-21",
 )
 
 # Always the version of n8n: broker and runner speak one protocol.
@@ -51,6 +55,7 @@ N8N_RUNNERS = ImagePin(
     arches=BOTH,
     programs=frozenset({"node", "sh"}),
     size_mb=500,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=ollama/ollama
@@ -61,6 +66,7 @@ OLLAMA = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "ollama", "sh"}),
     size_mb=3500,  # CUDA libraries included
+    pinned="2026-11-21",
 )
 
 # The same pin for the job that loads models: its air-gapped recipe carries the tiny models as well.
@@ -74,6 +80,7 @@ OPEN_WEBUI = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "curl", "jq", "python3", "sh"}),
     size_mb=4500,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=pgvector/pgvector
@@ -84,6 +91,7 @@ POSTGRES = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "pg_isready", "psql", "sh"}),
     size_mb=460,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=redis
@@ -94,6 +102,7 @@ REDIS = ImagePin(
     arches=BOTH,
     programs=frozenset({"bash", "redis-cli", "sh"}),
     size_mb=150,
+    pinned="2026-11-21",
 )
 
 # renovate: datasource=docker depName=busybox
@@ -104,4 +113,5 @@ TOOLS = ImagePin(
     arches=BOTH,
     programs=frozenset({"cat", "chmod", "chown", "cp", "mkdir", "nc", "sh", "sleep", "wget"}),
     size_mb=5,
+    pinned="2026-11-21",
 )

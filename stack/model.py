@@ -79,7 +79,9 @@ class HostProfile:
     """The machine a stack is planned for.
 
     memory_mb is what the machine has, reserve_mb what stays with the system; services share the difference.
+    observe_mb of that is kept for monitoring, whether it runs or not, and is all that it may take; 0 is no rule.
     docker_host is None for the local socket. page_size is the kernel's, in bytes (16384 on a stock Pi 5).
+    emulated: it stands for a larger or other machine than the one that is there, whose limits are cut to `cpus`.
     """
 
     target: Target
@@ -91,6 +93,8 @@ class HostProfile:
     disk_gb: int
     gpu: bool
     page_size: int
+    observe_mb: int = 0
+    emulated: bool = False
 
 
 class Zone(StrEnum):
@@ -139,9 +143,17 @@ class ImageSource(StrEnum):
     AIRGAP = "airgap"
 
 
+# The kernel's page sizes, in bytes: 4 KiB nearly everywhere, 16 KiB on a stock Raspberry Pi 5.
+EVERY_PAGE_SIZE = frozenset({4096, 16384})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagePin:
-    """One image. `name` is also the recipe's name in airgap/images. `programs` are those a health probe may use."""
+    """One image. `name` is also the recipe's name in airgap/images. `programs` are those a health probe may use.
+
+    `pinned` is the day (YYYY-MM-DD) on which somebody chose this tag: what is known about its age where no registry
+    answers. `page_sizes` are the kernels' page sizes its programs run with: some are built for 4 KiB alone.
+    """
 
     name: str
     repository: str
@@ -150,6 +162,8 @@ class ImagePin:
     digest: str | None = None
     programs: frozenset[str] = frozenset()
     size_mb: int = 0
+    pinned: str = ""
+    page_sizes: frozenset[int] = EVERY_PAGE_SIZE
 
     def __post_init__(self) -> None:
         if self.tag in ("", "latest"):
@@ -158,7 +172,24 @@ class ImagePin:
     @property
     def reference(self) -> str:
         """repository:tag, with @digest where one is locked."""
-        return f"{self.repository}:{self.tag}" + (f"@{self.digest}" if self.digest else "")
+        return self.tagged + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def tagged(self) -> str:
+        """repository:tag, which is what a lock is kept under."""
+        return f"{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLock:
+    """What a tag stood for when it was locked: the digest of the whole image, all its architectures included.
+
+    `locked` is the day (YYYY-MM-DD) on which it was, "" where that is not known.
+    """
+
+    digest: str
+    arches: frozenset[Arch]
+    locked: str = ""
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -660,6 +691,34 @@ class IdentityProvider:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelMemory:
+    """That a container holds models in memory, within its limit: `modelMemoryMb` of the settings, where that is set.
+
+    `models` gives their names, `loaded` how many are held at once, `context` how many tokens of a conversation each
+    keeps, `cache_bits` how many bits a number of that takes, `own_mb` what the server takes without any model.
+    planning/models.py says what follows from a model's name.
+    """
+
+    models: Callable[[Settings], tuple[str, ...]]
+    loaded: Mapping[Target, int]
+    context: Mapping[Target, int]
+    cache_bits: Mapping[Target, int]
+    own_mb: int
+    container: str = "main"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A lighter service that does the same for most people, offered where a machine has no room for this one.
+
+    `loss` says what is missed then. Only offered while no other service names this one.
+    """
+
+    service: str
+    loss: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
     """Everything about one service. `name` equals its file's name."""
 
@@ -679,6 +738,9 @@ class ServiceSpec:
     routes: tuple[Route, ...] = ()
     oidc: OidcClient | None = None
     proofs: tuple[Proof, ...] = ()
+    model_memory: ModelMemory | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    counted_in: Zone | None = None  # whose share of the machine it takes; None: that of each container's first zone
     source: str = field(default="", compare=False)  # the file it was found in, for messages
 
     def container(self, name: str = "main") -> ContainerSpec:

@@ -23,6 +23,7 @@ from stack.model import (
     Volume,
 )
 from stack.planning import stack_checks
+from stack.planning.limits import limits_of
 from stack.planning.resolve import Selection, resolve
 from stack.planning.service_checks import SERVICE_CHECKS
 from stack.settings import Settings, stack_file
@@ -53,6 +54,7 @@ class PlannedContainer:
 
     `docker_name` is unique on the host (kit-<stack>-<service>[-<container>]); `host_name` is its DNS name inside
     the stack (<service>[-<container>]); `image` the reference to run; `local_image`: built here, never pulled.
+    `limits` are what it gets, which may differ from what its file declares (planning/limits.py).
     """
 
     service: str
@@ -62,6 +64,12 @@ class PlannedContainer:
     image: str
     local_image: bool
     limits: ResourceLimits
+    declared: ResourceLimits
+
+    @property
+    def emulated(self) -> bool:
+        """Whether a CPU limit or pinned cores gave way because the plan's machine is only tried here."""
+        return (self.declared.cpus, self.declared.cpuset) != (self.limits.cpus, self.limits.cpuset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +188,8 @@ def docker_prefix(stack: str) -> str:
 def image_reference(settings: Settings, pin: ImagePin) -> tuple[str, bool]:
     """The reference to run for a pin, and whether it was built here. "airgap:<name>" before anything was built."""
     if settings.images is ImageSource.REGISTRY:
-        return pin.reference, False
+        locked = settings.image_locks.get(pin.tagged)
+        return (f"{pin.tagged}@{locked.digest}" if locked and not pin.digest else pin.reference), False
     return settings.airgap_images.get(pin.name, f"airgap:{pin.name}"), True
 
 
@@ -230,5 +239,13 @@ def _container(
         host_name=host_name,
         image=image,
         local_image=local,
-        limits=container.limits[host.target],
+        limits=_limits(settings, host, service, container),
+        declared=container.limits[host.target],
     )
+
+
+def _limits(settings: Settings, host: HostProfile, service: ServiceSpec, container: ContainerSpec) -> ResourceLimits:
+    found = limits_of(settings, host, service, container)
+    if found is None:
+        raise LookupError(f"{service.name} {container.name} has no limits for {host.target}")
+    return found

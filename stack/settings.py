@@ -11,13 +11,14 @@ import json
 import re
 import zoneinfo
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from stack.model import ImageSource, Problem, Profile, SpecError, Target
+from stack import lock
+from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, Profile, SpecError, Target
 from stack.words import did_you_mean, listed, shown
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Settings:
     https_port: int = 8443
     admin_port: int = 8444
     profiles: tuple[Profile, ...] = (Profile.CHAT,)
+    services: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -50,10 +52,17 @@ class Settings:
     docker_host: str | None = None
     memory_mb: int | None = None
     reserve_mb: int | None = None
+    monitoring_mb: int | None = None
     cpus: float | None = None
     disk_gb: int | None = None
+    model_memory_mb: int | None = None
+    gpu_memory_mb: int | None = None
+    page_size: int | None = None
+    emulate: bool = False
     images: ImageSource = ImageSource.REGISTRY
     airgap_images: Mapping[str, str] = field(default_factory=dict[str, str])
+    image_locks: Mapping[str, ImageLock] = field(default_factory=dict[str, ImageLock])
+    built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
     down: bool = False
@@ -198,6 +207,22 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _page_size(value: int) -> int:
+    if value not in EVERY_PAGE_SIZE:
+        raise UnfitError(f"is no page size: {' or '.join(map(str, sorted(EVERY_PAGE_SIZE)))} (getconf PAGESIZE)")
+    return value
+
+
+def _lock(parse: Callable[[str], tuple[str, Any]]) -> Check:
+    def check(value: str) -> tuple[str, Any]:
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise UnfitError(str(error)) from None
+
+    return check
+
+
 KEYS: Mapping[str, Key] = MappingProxyType(
     {
         key.name: key
@@ -209,6 +234,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="profiles", kind=Kind.ARRAY, check=_one_of(Profile, "profile")),
+            Key(field="services", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
@@ -218,10 +244,17 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
             Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
             Key(field="reserve_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),
+            Key(field="monitoring_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),
             Key(field="cpus", kind=Kind.INTEGER, check=_between(1, 4096, "CPUs"), unset=0),
             Key(field="disk_gb", kind=Kind.INTEGER, check=_between(1, 1_048_576, "GB"), unset=0),
+            Key(field="model_memory_mb", kind=Kind.INTEGER, check=_between(64, 16_777_216, "MB"), unset=0),
+            Key(field="gpu_memory_mb", kind=Kind.INTEGER, check=_between(256, 16_777_216, "MB"), unset=0),
+            Key(field="page_size", kind=Kind.INTEGER, check=_page_size, unset=0),
+            Key(field="emulate", kind=Kind.BOOLEAN, check=_same),
             Key(field="images", kind=Kind.STRING, check=_one_of(ImageSource, "image source")),
             Key(field="airgap_images", kind=Kind.ARRAY, check=_reference),
+            Key(field="image_locks", kind=Kind.ARRAY, check=_lock(lock.parse_registry)),
+            Key(field="built_locks", kind=Kind.ARRAY, check=_lock(lock.parse_built)),
             Key(
                 field="realm",
                 kind=Kind.STRING,
@@ -240,6 +273,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
     }
 )
 
+# Written as lists of name=value.
+MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks"})
+
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
 
@@ -249,7 +285,7 @@ def default_of(key: Key) -> object:
     found = next(item for item in fields(Settings) if item.name == key.field)
     default: object = found.default
     if found.default_factory is not MISSING:
-        default = []  # the one mapping is written as a list
+        default = []  # mappings are written as lists
     if default is None:
         return key.unset
     if isinstance(default, tuple):
@@ -343,12 +379,12 @@ def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: 
         except UnfitError as unfit:
             problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
             continue
-        identity: object = checked[0] if key.field == "airgap_images" else checked
+        identity: object = checked[0] if key.field in MAPPINGS else checked
         if identity in seen:
             problems.append(Problem(where=where, what=shown(item), fix="stands there twice: take one out"))
         seen.add(identity)
         found.append(checked)
-    values[key.field] = MappingProxyType(dict(found)) if key.field == "airgap_images" else tuple(found)
+    values[key.field] = MappingProxyType(dict(found)) if key.field in MAPPINGS else tuple(found)
 
 
 def _plain(kind: Kind, value: object) -> object:
@@ -433,11 +469,14 @@ def from_pulumi(provided_keys: Collection[str] | None = None) -> Settings:
 
     prefix = f"{pulumi.get_project()}:"
     ours = {name: value for name, value in CONFIG.get().items() if name.startswith(prefix)}
-    return load(
-        pulumi.get_stack(),
-        {name.removeprefix(prefix): value for name, value in ours.items()},
-        frozenset(name.removeprefix(prefix) for name in ours if is_config_secret(name)),
-        _known_provided(provided_keys),
+    return _locked(
+        Path(__file__).resolve().parent.parent,
+        lambda: load(
+            pulumi.get_stack(),
+            {name.removeprefix(prefix): value for name, value in ours.items()},
+            frozenset(name.removeprefix(prefix) for name in ours if is_config_secret(name)),
+            _known_provided(provided_keys),
+        ),
     )
 
 
@@ -463,8 +502,30 @@ def from_files(
     if not re.fullmatch(STACK_NAME, stack):
         raise SpecError("There is no such stack", (_stack_name_problem(stack),))
     raw, secret_keys = project.stack_config(root, stack)
-    return load(
-        stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys), from_engine=False
+    return _locked(
+        root,
+        lambda: load(
+            stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys), from_engine=False
+        ),
+    )
+
+
+def _locked(root: Path, read: Callable[[], Settings]) -> Settings:
+    """The settings with the locks of the clone, which win over those of the configuration: people commit them."""
+    try:
+        locks, wrong = lock.read(root), ()
+    except SpecError as error:
+        locks, wrong = lock.Locks(), error.problems
+    try:
+        found = read()
+    except SpecError as error:
+        raise SpecError(error.subject, (*error.problems, *wrong)) from None
+    if wrong:
+        raise SpecError(f"{stack_file(found.stack)} cannot be planned", wrong)
+    return replace(
+        found,
+        image_locks=MappingProxyType({**found.image_locks, **locks.registry}),
+        built_locks=MappingProxyType({**found.built_locks, **locks.built}),
     )
 
 

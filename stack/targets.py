@@ -32,6 +32,7 @@ TARGETS: Mapping[Target, HostProfile] = {
         disk_gb=200,
         gpu=False,
         page_size=16384,
+        observe_mb=1536,  # what monitoring must do with there
     ),
     # A box with an NVIDIA card. Ollama alone may take 6 CPUs and 32 GB.
     Target.GPU: HostProfile(
@@ -58,6 +59,11 @@ def profile(settings: Settings) -> HostProfile:
         reserve_mb=base.reserve_mb if settings.reserve_mb is None else settings.reserve_mb,
         cpus=settings.cpus or base.cpus,
         disk_gb=settings.disk_gb or base.disk_gb,
+        page_size=settings.page_size or base.page_size,
+        observe_mb=settings.monitoring_mb or base.observe_mb,
+        emulated=settings.emulate,
+        # On whatever machine it is tried.
+        arches=frozenset(Arch) if settings.emulate else base.arches,
     )
     if host.reserve_mb >= host.memory_mb:
         problem = Problem(

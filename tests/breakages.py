@@ -12,6 +12,7 @@ from typing import Any
 
 from stack.model import (
     Access,
+    Alternative,
     Arch,
     AsEnv,
     AsExport,
@@ -34,6 +35,7 @@ from stack.model import (
     InTemplate,
     Job,
     LeafCertificates,
+    ModelMemory,
     Mount,
     NoBackup,
     OidcClient,
@@ -74,6 +76,13 @@ class Breakage:
     says: str
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     host: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def _models(container: str) -> ModelMemory:
+    each = dict.fromkeys(Target, 1)
+    return ModelMemory(
+        models=lambda settings: ("x",), loaded=each, context=each, cache_bits=each, own_mb=1, container=container
+    )
 
 
 def _nothing(spec: ServiceSpec) -> ServiceSpec:
@@ -138,6 +147,18 @@ ANY: tuple[Breakage, ...] = (
     Breakage(name="impossible limits", change=_limits(memory_mb=5), says="nothing could run in it"),
     Breakage(name="no processors", change=_limits(cpus=0), says="nothing could run in it"),
     Breakage(name="more processors than there are", change=_limits(cpus=4.5), says="4.5 CPUs wanted, 4 there"),
+    Breakage(name="a core that is not there", change=_limits(cpuset="0,9"), says="pinned to core 9 of 4"),
+    Breakage(name="a core that is none", change=_limits(cpuset="all"), says="'all' is no core"),
+    Breakage(
+        name="models in no container",
+        change=lambda spec: replace(spec, model_memory=_models("nope")),
+        says="model_memory: there is no container nope",
+    ),
+    Breakage(
+        name="a lighter service that is none",
+        change=_add(alternatives=(Alternative("nowhere", "speed"),)),
+        says='alternatives: "nowhere" cannot stand in for',
+    ),
     Breakage(name="no graphics card", change=_limits(gpu=True), says="wants a GPU"),
     Breakage(
         name="memory over budget",

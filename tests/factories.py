@@ -59,6 +59,11 @@ def limits(**changes: Any) -> dict[Target, ResourceLimits]:
     return dict.fromkeys(Target, replace(ResourceLimits(memory_mb=100, cpus=0.5), **changes))
 
 
+def one_arch(arch: Arch) -> ImagePin:
+    """An image for one architecture only."""
+    return replace(IMAGE, name="one-arch", arches=frozenset({arch}))
+
+
 def container(**changes: Any) -> ContainerSpec:
     """A container that serves HTTP in the app zone."""
     base = ContainerSpec(

@@ -166,7 +166,11 @@ class _Closure:
         self.unmet: list[Problem] = []
 
     def run(self) -> None:
-        self._add(name for name, profiles in self.wanted.items() if profiles and self._possible(name))
+        named = {name for name in self.settings.services if name in self.catalog}
+        for name in named:
+            self.requesters.setdefault(name, set())  # where it cannot be had, that is said below
+        asked = [name for name, profiles in self.wanted.items() if profiles or name in named]
+        self._add(name for name in asked if self._possible(name))
         while unmet := [role for role in Role if role not in self.providers and self._role_users(role)]:
             # One with a choice comes last: what the others bring may settle it.
             role = next((role for role in unmet if not self._must_choose(role)), unmet[0])
@@ -181,9 +185,10 @@ class _Closure:
                 self.providers.setdefault(role, holder)
 
     def why(self, name: str) -> tuple[str, ...]:
-        """The profiles it was asked for by, else the services that need it."""
-        profiles = self.wanted[name]
-        return tuple(f"profile {profile}" for profile in sorted(profiles)) or tuple(sorted(self.requesters[name]))
+        """The profiles it was asked for by and whether it was named, else the services that need it."""
+        asked = [f"profile {profile}" for profile in sorted(self.wanted[name])]
+        asked += ["named"] if name in self.settings.services else []
+        return tuple(asked) or tuple(sorted(self.requesters[name]))
 
     def problems(self) -> Iterator[Problem]:
         """What is needed and cannot be had."""
@@ -192,6 +197,9 @@ class _Closure:
             if name in self.chosen or name not in self.catalog:
                 continue
             users = sorted(self.requesters[name])
+            if not users:
+                yield from self._named(name)
+                continue
             need = "needs" if len(users) == 1 else "need"
             for key in ("without", "retired"):
                 names: tuple[str, ...] = getattr(self.settings, key)
@@ -203,6 +211,17 @@ class _Closure:
                 fix = f"{', '.join(users)} {need} it: leave that out here (without: [{', '.join(users)}])"
                 what = f"does not run on {self.target}, only on {listed(spec.targets)}"
                 yield Problem(where=at(spec), what=what, fix=fix)
+
+    def _named(self, name: str) -> Iterator[Problem]:
+        """What keeps a service out that nobody but the operator asks for."""
+        where = f"services[{self.settings.services.index(name)}]"
+        for key in ("without", "retired"):
+            if name in getattr(self.settings, key):
+                fix = f'stands in "{key}" as well: take it out of one of them'
+                yield Problem(where=where, what=shown(name), fix=fix)
+        if name not in self.out:
+            fix = f"runs on {listed(self.catalog[name].targets)} only, and this is {self.target}: take it out"
+            yield Problem(where=where, what=shown(name), fix=fix)
 
     def _possible(self, name: str) -> bool:
         return name not in self.out and self.target in self.catalog[name].targets
@@ -258,7 +277,7 @@ class _Closure:
 
 
 def _unknown_names(settings: Settings, catalog: Mapping[str, ServiceSpec]) -> Iterator[Problem]:
-    for key in ("without", "retired"):
+    for key in ("services", "without", "retired"):
         names: tuple[str, ...] = getattr(settings, key)
         for index, name in enumerate(names):
             if name not in catalog:

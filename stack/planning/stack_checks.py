@@ -16,6 +16,7 @@ from stack.model import (
     ContainerSpec,
     DatabaseUrl,
     Derived,
+    HostProfile,
     ImagePin,
     ImageSource,
     Issuer,
@@ -31,6 +32,7 @@ from stack.model import (
 from stack.planning import budget
 from stack.planning.resolve import Mention, Selection, at, flatten, holders, mentions
 from stack.planning.service_checks import Check, no_port, own_value
+from stack.settings import Settings
 from stack.words import did_you_mean, listed, shown
 from stack.zones import ZONES, badly_joined, may_reach, shared
 
@@ -220,9 +222,48 @@ def pins(selection: Selection) -> Iterator[Problem]:
             what = f"image {name} is not made for {listed(host.arches - pin.arches)}"
             fix = f"{user} needs it on {host.target}: take another image, or leave {user} out"
             yield Problem(where=f"stack/images.py {name}", what=what, fix=fix)
+        yield from _pages(host, pin, user)
+        yield from _locks(settings, host, pin, user)
         if settings.images is ImageSource.AIRGAP and settings.airgap_images and name not in settings.airgap_images:
             fix = f"{user} needs it: let ./kit up build the images, or add {name}=REFERENCE"
             yield Problem(where="airgapImages", what=f"has no image {shown(name)}", fix=fix)
+
+
+def _pages(host: HostProfile, pin: ImagePin, user: str) -> Iterator[Problem]:
+    if host.page_size not in pin.page_sizes:
+        sizes = " or ".join(f"{size // 1024} KiB" for size in sorted(pin.page_sizes))
+        fix = (
+            f"{user} needs it: boot the 4 KiB kernel (kernel=kernel8.img in /boot/firmware/config.txt, reboot) and say "
+            f"so with pageSize: 4096, or leave {user} out"
+        )
+        what = f"image {pin.name} runs with {sizes} pages only, and this kernel has {host.page_size // 1024} KiB"
+        yield Problem(where=f"stack/images.py {pin.name}", what=what, fix=fix)
+
+
+def _locks(settings: Settings, host: HostProfile, pin: ImagePin, user: str) -> Iterator[Problem]:
+    """What was locked must be what is planned, and made for the host."""
+    lock = settings.image_locks.get(pin.tagged)
+    if settings.images is ImageSource.REGISTRY and lock:
+        missing = host.arches - lock.arches
+        # On a target of two architectures the machine has one of them: doctor looks at which.
+        if missing == host.arches:
+            what = f"{pin.tagged} as locked is made for {listed(lock.arches)}, and not for {listed(missing)}"
+            fix = f"lock what the tag is now (./kit images lock), or leave {user} out"
+            yield Problem(where=f"images.lock.json {pin.name}", what=what, fix=fix)
+        if pin.digest and pin.digest != lock.digest:
+            what = f"is locked to {_short(lock.digest)}, and stack/images.py pins {_short(pin.digest)}"
+            fix = "one of them is wrong: take the digest out of stack/images.py, or lock it anew (./kit images lock)"
+            yield Problem(where=f"images.lock.json {pin.name}", what=what, fix=fix)
+    hashes = settings.built_locks.get(pin.name)
+    built = settings.airgap_images.get(pin.name, "") if settings.images is ImageSource.AIRGAP else ""
+    if hashes and built and built.rpartition("-")[2] not in hashes:
+        what = f"its recipe now makes {built.rpartition('-')[2]}, and {listed(hashes)} is locked"
+        fix = f"take the recipe back (git diff airgap/images/{pin.name}), or lock what it makes now: ./kit images lock"
+        yield Problem(where=f"images.lock.json {pin.name}", what=what, fix=fix)
+
+
+def _short(digest: str) -> str:
+    return digest[:19]
 
 
 STACK_CHECKS: tuple[Check, ...] = (
@@ -237,6 +278,10 @@ STACK_CHECKS: tuple[Check, ...] = (
     budget.graphics,
     budget.disk,
     budget.memory,
+    budget.monitoring,
+    budget.held_models,
+    budget.card_memory,
+    budget.alternatives,
 )
 
 

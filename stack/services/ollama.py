@@ -14,6 +14,7 @@ from stack.model import (
     HealthCheck,
     Http,
     Job,
+    ModelMemory,
     Mount,
     NoBackup,
     Port,
@@ -54,7 +55,8 @@ SERVICE = ServiceSpec(
             tmpfs={"/tmp": 256},
             health=HealthCheck(test=Http("api", "/api/version"), interval_s=4, start_period_s=30),
             limits={
-                Target.DEV: ResourceLimits(memory_mb=2048, cpus=2, pids=512),
+                # Both models of a stack that says nothing, with a conversation: 2,168 MB (planning/models.py).
+                Target.DEV: ResourceLimits(memory_mb=2304, cpus=2, pids=512),
                 # Three cores for models, the fourth for everything else.
                 Target.PI: ResourceLimits(memory_mb=3100, cpus=3, cpuset="1-3", pids=512),
                 Target.GPU: ResourceLimits(memory_mb=32768, cpus=6, pids=1024, gpu=True, shm_mb=2048),
@@ -94,6 +96,14 @@ SERVICE = ServiceSpec(
             files=(File(name="models.sh", source=Static("models.sh")),),
             timeout_s=4 * 3600,  # a first pull of several GB over a home line
         ),
+    ),
+    model_memory=ModelMemory(
+        models=models.all_of,
+        # What the variables above say.
+        loaded={Target.DEV: 2, Target.PI: 1, Target.GPU: 2},
+        context={Target.DEV: 4096, Target.PI: 4096, Target.GPU: 8192},
+        cache_bits={Target.DEV: 16, Target.PI: 8, Target.GPU: 8},
+        own_mb=40,  # 35 MB without a model, measured 2026-11 on 0.17.4
     ),
     volumes=(Volume("models", NoBackup("models are named in the settings and fetched again")),),
     proofs=(Proof("the models answer nobody outside", "stack.proofs.ports:closed"),),

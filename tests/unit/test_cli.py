@@ -80,6 +80,19 @@ def test_mistyped(clone: Path, argv: tuple[str, ...], what: str, code: int) -> N
     assert error.fix
 
 
+def test_an_action_stands_before_the_stack(clone: Path) -> None:
+    assert cli.parse(["images"], clone)[1].action == ""
+    for words, stack in (
+        (["images", "lock"], "dev"),
+        (["images", "lock", "pi", "--json"], "pi"),
+        (["images", "pi"], "pi"),
+    ):
+        arguments = cli.parse(words, clone)[1]
+        assert (arguments.action, arguments.stack) == ("lock" if "lock" in words else "", stack)
+    assert 'there is no stack "lokc"' in refused(clone, "images", "lokc").what
+    assert 'there is no stack "lock"' in refused(clone, "plan", "lock").what
+
+
 def test_words_after_test_are_for_pytest(clone: Path) -> None:
     arguments = cli.parse(["test", "--fast", "-k", "plan", "-x"], clone)[1]
     assert arguments.fast

@@ -13,17 +13,21 @@ from ops.doctor import (
     Check,
     EngineFacts,
     Facts,
+    GpuFacts,
     Level,
     Passphrase,
     PortUse,
     examine,
+    graphics_card,
     held_by,
     missing_images,
     problems,
     render,
 )
-from ops.facts import wanted_ports
+from ops.facts import gpu_facts, wanted_ports
+from ops.imagelock import Gone
 from ops.planview import load_plan
+from stack.images import REDIS
 from stack.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +152,113 @@ def test_names_that_do_not_resolve_are_a_warning() -> None:
 @pytest.mark.parametrize(("runtimes", "fails"), [({"runc"}, True), ({"runc", "nvidia"}, False), ({"cdi"}, False)])
 def test_a_gpu_stack_needs_the_runtime(runtimes: set[str], fails: bool) -> None:
     facts = replace(GOOD, **engine(memory_mb=65536, cpus=16, runtimes=frozenset(runtimes)), engine_free_mb=500_000)
+    facts = replace(facts, gpu=CARD)
     assert [check.name for check in findings(facts, Level.FAIL, "gpu")] == (["gpu"] if fails else [])
+
+
+CARD = GpuFacts(card=True, driver="570.86.15", smi=True, toolkit=True)
+# What the machine says, the engine's runtimes -> what is wrong (nothing: ""), and the fix.
+GRAPHICS = {
+    "all there": (CARD, {"runc", "nvidia"}, Level.OK, "driver 570.86.15, runtime nvidia", ""),
+    "all there, by devices": (CARD, {"cdi"}, Level.OK, "runtime cdi", ""),
+    "no card": (GpuFacts(card=False), {"runc"}, Level.FAIL, "no NVIDIA card", "pass it through"),
+    "no card, though the rest is there": (
+        GpuFacts(card=False, smi=True, toolkit=True), {"nvidia"}, Level.FAIL, "no NVIDIA card", "pass it through",
+    ),
+    "no driver": (GpuFacts(card=True), {"runc"}, Level.FAIL, "no NVIDIA driver", "ubuntu-drivers"),
+    "no driver, toolkit there": (
+        GpuFacts(card=True, toolkit=True), {"nvidia"}, Level.FAIL, "no NVIDIA driver", "nvidia-driver",
+    ),
+    "the bus cannot be seen": (GpuFacts(card=None), {"runc"}, Level.FAIL, "no NVIDIA driver", "nvidia-driver"),
+    "driver not loaded": (
+        GpuFacts(card=True, smi=True, toolkit=True), {"nvidia"}, Level.FAIL, "installed and not loaded", "dkms",
+    ),
+    "no toolkit": (
+        replace(CARD, toolkit=False), {"runc"}, Level.FAIL, "nothing that hands the card to containers",
+        "nvidia-container-toolkit",
+    ),
+    "wrong runtime": (CARD, {"runc"}, Level.FAIL, "does not know its runtime", "nvidia-ctk runtime configure"),
+    "another vendor's runtime": (CARD, {"runc", "amd"}, Level.FAIL, "does not know its runtime", "restart docker"),
+    "runtime without toolkit": (
+        replace(CARD, toolkit=False), {"nvidia"}, Level.WARN, "nvidia-ctk is not there", "again",
+    ),
+    "a card on an unseen bus works": (replace(CARD, card=None), {"nvidia"}, Level.OK, "driver 570.86.15", ""),
+    "another machine, fit": (None, {"nvidia"}, Level.OK, "NVIDIA runtime", ""),
+    "another machine, unfit": (None, {"runc"}, Level.FAIL, "no NVIDIA runtime", "on that machine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gpu", "runtimes", "level", "what", "fix"), GRAPHICS.values(), ids=GRAPHICS.keys())
+def test_which_link_to_the_card_is_missing(
+    gpu: GpuFacts | None, runtimes: set[str], level: Level, what: str, fix: str
+) -> None:
+    found = graphics_card(gpu, replace(ENGINE, runtimes=frozenset(runtimes)))
+    assert (found.name, found.level) == ("gpu", level)
+    assert what in found.what
+    assert fix in found.fix
+    assert bool(found.fix) == (level is not Level.OK)
+
+
+def machine(top: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+        (top / name).chmod(0o755)
+    return top
+
+
+NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 2025\nGCC version: 12\n"
+MACHINES = {
+    "nothing": ({}, GpuFacts()),
+    "another vendor's card": ({"sys/bus/pci/devices/0000:00/vendor": "0x8086\n"}, GpuFacts(card=False)),
+    "a card alone": (
+        {"sys/bus/pci/devices/a/vendor": "0x8086\n", "sys/bus/pci/devices/b/vendor": "0x10de\n"}, GpuFacts(card=True),
+    ),
+    "everything": (
+        {"sys/bus/pci/devices/b/vendor": "0x10de\n", "proc/driver/nvidia/version": NVRM, "usr/bin/nvidia-smi": "",
+         "usr/bin/nvidia-ctk": ""},
+        CARD,
+    ),
+    "the open module": (
+        {"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.1  Release\n"},
+        GpuFacts(driver="575.1"),
+    ),
+    "a version nobody can read": ({"proc/driver/nvidia/version": "something\n"}, GpuFacts(driver="something")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "found"), MACHINES.values(), ids=MACHINES.keys())
+def test_what_a_machine_says_about_its_card(tmp_path: Path, files: dict[str, str], found: GpuFacts) -> None:
+    assert gpu_facts(machine(tmp_path, files)) == found
+
+
+def test_a_lock_that_can_be_had_nowhere_stops_up() -> None:
+    gone = Gone(tagged=REDIS.tagged, digest="sha256:" + "ab" * 32, registry="docker.io")
+    (failed,) = findings(replace(GOOD, locks_gone=(gone,)), Level.FAIL)
+    assert failed.name == f"image {REDIS.tagged}"
+    assert "docker.io no longer has sha256:abababababab" in failed.what
+    assert "./kit images lock" in failed.fix
+
+
+def test_a_lock_for_another_machine_stops_up() -> None:
+    locked = [f"{REDIS.tagged}=sha256:{'ab' * 32},arm64"]
+    plan = load_plan(ROOT, "dev", {"imageLocks": locked})
+    failed = [check for check in examine(GOOD, plan, "dev") if check.level is Level.FAIL]
+    assert [check.name for check in failed] == [f"image {REDIS.tagged}"]
+    assert "made for arm64 only" in failed[0].what
+
+
+def test_an_image_that_cannot_run_with_the_kernels_pages_stops_up() -> None:
+    plan = plan_of("dev")
+    first = plan.services[0].spec
+    pin = replace(first.containers[0].image, name="jemalloc", page_sizes=frozenset({4096}))
+    changed = replace(first, containers=(replace(first.containers[0], image=pin), *first.containers[1:]))
+    unfit = replace(plan, services=(replace(plan.services[0], spec=changed), *plan.services[1:]))
+    facts = replace(GOOD, page_size=16384)
+    (failed,) = (check for check in examine(facts, unfit, "dev") if check.level is Level.FAIL)
+    assert failed.what == "the kernel uses 16 KiB pages, and jemalloc cannot run with them"
+    assert "kernel8.img" in failed.fix
+    assert not [check for check in examine(replace(facts, remote=True), unfit, "dev") if check.level is Level.FAIL]
 
 
 def test_our_own_port_is_no_fault() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from stack import catalog, images
 from stack.derive import probe
-from stack.model import HealthCheck, Http, ImagePin, Port, Tcp
+from stack.model import EVERY_PAGE_SIZE, HealthCheck, Http, ImagePin, Port, Tcp
 from stack.planning.resolve import holders
 from stack.planning.service_checks import HTTP_PROBES, TCP_PROBES
 from tests import factories as make
@@ -35,11 +37,40 @@ def test_each_pin_is_exact_and_marked(constant: str) -> None:
     assert pin.arches
     assert pin.programs
     assert pin.size_mb > 0
+    assert date(2026, 1, 1) <= date.fromisoformat(pin.pinned), 'pinned="YYYY-MM-DD": the day its tag was chosen'
+    assert pin.page_sizes <= EVERY_PAGE_SIZE and 4096 in pin.page_sizes
     marker = re.search(
         rf"^# renovate: datasource=docker depName=(\S+).*\n{constant} = ImagePin\(", SOURCE, re.MULTILINE
     )
     assert marker, f"{constant} has no update marker on the line above"
     assert pin.repository.removeprefix("docker.io/").removeprefix("library/") == marker[1]
+
+
+def test_the_update_bot_finds_every_pin(root: Path) -> None:
+    """With the expression that its configuration has, in Python's spelling of named groups."""
+    (manager,) = json.loads((root / "renovate.json").read_text(encoding="utf-8"))["customManagers"]
+    (pattern,) = manager["managerFilePatterns"]
+    assert re.search(pattern.strip("/"), "stack/images.py")
+    (expression,) = manager["matchStrings"]
+    found = {hit["depName"]: hit["currentValue"] for hit in re.finditer(expression.replace("(?<", "(?P<"), SOURCE)}
+    wanted = {PINS[constant] for constant in WRITTEN}
+    assert found == {pin.repository.removeprefix("docker.io/").removeprefix("library/"): pin.tag for pin in wanted}
+
+
+IMAGE_WITHOUT_VERSION = re.compile(r"[\w./-]+/[\w-]+:latest\b|^FROM\s+(?!\$|\.|scratch\b)[\w./-]+\s*$", re.MULTILINE)
+
+
+def test_nothing_anywhere_is_the_latest(root: Path) -> None:
+    """Not in a pin, a recipe, a Dockerfile or a stack file: what runs is what was reviewed."""
+    patterns = ("stack/**/*.py", "components/**/*.py", "airgap/**/*", "Pulumi*.yaml", ".ci/*", "*.yml")
+    files = [path for pattern in patterns for path in root.glob(pattern) if path.is_file() and path.suffix != ".pyc"]
+    assert len(files) > 50
+    found = {
+        f"{path.relative_to(root)}: {hit[0]}"
+        for path in files
+        for hit in IMAGE_WITHOUT_VERSION.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    }
+    assert not found
 
 
 @pytest.mark.parametrize("tag", ["", "latest"])

@@ -11,7 +11,7 @@ from stack import images
 from stack.catalog import discover, provided_keys
 from stack.derive import ingress, runtime
 from stack.derive.values import SecretPiece
-from stack.model import Generated, Profile, Target, Zone
+from stack.model import Generated, Profile, SpecError, Target, Zone
 from stack.plan import Plan, SecretKey, build
 from stack.proofs import n8n as proofs
 from stack.settings import Settings, load
@@ -22,6 +22,8 @@ SERVICES = discover()
 
 def planned(target: Target = Target.DEV, **changes: object) -> Plan:
     profiles = (Profile.AUTOMATION, Profile.CHAT)
+    if target is Target.PI and not changes.keys() & {"memory_mb", "monitoring_mb"}:
+        changes["memory_mb"] = 16384  # with 8 GB it is the workflows or the monitoring
     settings = Settings(stack="test", target=target, profiles=profiles, **changes)  # pyright: ignore[reportArgumentType]
     return build(settings, profile(settings), SERVICES)
 
@@ -41,6 +43,9 @@ def test_workers_by_target_and_by_setting(target: Target, count: int) -> None:
 def test_both_profiles_fit_every_target() -> None:
     for target in Target:
         planned(target)  # SpecError when not
+    planned(Target.PI, monitoring_mb=1)
+    with pytest.raises(SpecError, match="kept for monitoring"):
+        planned(Target.PI, memory_mb=8192)
 
 
 def test_every_runner_has_a_worker_of_its_own_and_no_way_to_data_or_out() -> None:

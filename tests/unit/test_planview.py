@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ops import planview
+from ops.console import KitError
 from stack import catalog, plan, settings, targets
 from stack.derive import runtime
-from stack.model import Access, ImageSource, Route, SpecError
+from stack.model import Access, ImageSource, Route, SpecError, Target
 from tests import factories as make
 
 STACKS = ("dev", "pi", "gpu")
@@ -76,14 +77,87 @@ def test_the_table_says_what_why_and_how_much() -> None:
         "  login    app           100 MB  0.5  app data  auth.kit.localhost:8443 (open)\n"
         "\n"
         "  memory  █████░░░░░░░░░░░░░░░░░░░░░░░░░  500 of 3,072 MB\n"
+        "    edge  █                               100 MB\n"
+        "    app   ██                              200 MB\n"
+        "    data  ██                              200 MB\n"
+        "  disk    200 of 20,480 MB: images 100, their next versions 100\n"
     )
+
+
+def test_where_nobody_looks_the_figures_are_plain() -> None:
+    text = planview.table(planned(), width=100, bars=False)
+    assert "█" not in text and "░" not in text
+    assert "  memory  500 of 3,072 MB\n    edge  100 MB\n    app   200 MB\n    data  200 MB\n" in text
+
+
+def test_bars_give_way_before_figures_do() -> None:
+    for width in (20, 30, 40, 60):
+        budget = planview.table(planned(), width).split("\n\n")[2].splitlines()
+        assert all(len(line) <= max(width, 28) for line in budget), width
+        assert "500 of 3,072 MB" in budget[0]
+
+
+def test_nearly_full_does_not_look_full() -> None:
+    nearly = plan.build(make.settings(), make.host(memory_mb=1525), make.catalog())
+    assert "█" * 29 + "░  500 of 501 MB" in planview.table(nearly)
+    full = plan.build(make.settings(), make.host(memory_mb=1524), make.catalog())
+    assert "█" * 30 + "  500 of 500 MB" in planview.table(full)
+
+
+def test_what_is_kept_for_monitoring_is_shown_and_not_free() -> None:
+    kept = plan.build(make.settings(), make.host(observe_mb=1000), make.catalog())
+    assert "1,500 of 3,072 MB" in planview.table(kept)
+    assert "kept  " in planview.table(kept) and "1,000 MB for monitoring" in planview.table(kept)
+    memory = planview.as_json(kept)["memory"]
+    assert (memory["used_mb"], memory["kept_for_monitoring_mb"], memory["free_mb"]) == (500, 1000, 1572)
+    assert memory["used_mb"] + memory["free_mb"] == memory["available_mb"]
+
+
+def test_measured_figures_stand_beside_the_limits() -> None:
+    known = {"app": planview.Footprint(idle_mb=41.6, version="1.2.3", date="2026-11-21", images="airgap")}
+    text = planview.table(planned(), width=100, measured=known)
+    assert "idle  memory  cpu" in text
+    assert "42 of  100 MB" in text
+    assert "idle  42 MB measured for 1 of 5 services, since 2026-11-21" in text
+    (shown,) = (item for item in planview.as_json(planned(), known)["services"] if "measured" in item)
+    assert shown["measured"] == {"idle_mb": 41.6, "version": "1.2.3", "date": "2026-11-21", "images": "airgap"}
+
+
+def test_footprints_are_read_or_refused(tmp_path: Path) -> None:
+    assert planview.footprints(tmp_path, Target.PI) == {}
+    folder = tmp_path / planview.FOOTPRINTS
+    folder.mkdir(parents=True)
+    good = {"idle_mb": 5.5, "version": "8.0", "date": "2026-11-21", "images": "airgap"}
+    (folder / "pi.json").write_text(json.dumps({"services": {"redis": good}}))
+    assert planview.footprints(tmp_path, Target.PI)["redis"].idle_mb == 5.5
+    for broken in ("{", "[]", '{"services": {"redis": {"idle_mb": "much"}}}', '{"services": []}'):
+        (folder / "pi.json").write_text(broken)
+        with pytest.raises(KitError, match="cannot be read"):
+            planview.footprints(tmp_path, Target.PI)
+
+
+def test_an_emulated_plan_says_so() -> None:
+    app = make.with_container(make.app(), limits=make.limits(cpus=6, cpuset="1-3"))
+    tried = plan.build(make.settings(emulate=True), make.host(cpus=2, emulated=True), make.catalog(app=app))
+    text = planview.table(tried)
+    assert "emulated: dev on 2 CPUs. app 6 -> 2 CPUs, not on cores 1-3." in text
+    assert planview.as_json(tried)["host"]["emulated"] is True
+    assert planview.emulation(planned()) == ""
+
+
+def test_a_named_service_says_so() -> None:
+    services = (*make.catalog(), make.service("extra"))
+    resolved = plan.build(make.settings(services=("extra",)), make.host(), services)
+    assert "  extra    named  " in planview.table(resolved)
+    (shown,) = (item for item in planview.as_json(resolved)["services"] if item["name"] == "extra")
+    assert shown["why"] == "named"
 
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_the_table_fits_the_terminal(root: Path, stack: str, width: int) -> None:
     resolved = planview.load_plan(root, stack)
-    lines = planview.table(resolved, width).splitlines()[2:-2]
+    lines = planview.table(resolved, width).split("\n\n")[1].splitlines()
     assert max(len(line) for line in lines) <= width
     assert all(service.name in text for service, text in zip(resolved.services, lines[1:], strict=False))
 
@@ -91,7 +165,7 @@ def test_the_table_fits_the_terminal(root: Path, stack: str, width: int) -> None
 def test_a_narrow_terminal_shortens_and_loses_no_number() -> None:
     text = planview.table(planned(), width=10)
     assert "…" in text
-    assert text.count("100 MB") == 5
+    assert text.partition("memory  500")[0].count("100 MB") == 5
 
 
 def test_airgap_images_are_said_to_be_local() -> None:
