@@ -740,6 +740,8 @@ class ServiceSpec:
     proofs: tuple[Proof, ...] = ()
     model_memory: ModelMemory | None = None
     alternatives: tuple[Alternative, ...] = ()
+    # It runs workflows: the job that imports those the settings select (automation/render.py adds them to its files).
+    workflow_importer: Job | None = None
     counted_in: Zone | None = None  # whose share of the machine it takes; None: that of each container's first zone
     source: str = field(default="", compare=False)  # the file it was found in, for messages
 

@@ -48,6 +48,8 @@ class Settings:
     models: tuple[str, ...] = ()
     embedding_model: str = ""
     n8n_workers: int | None = None
+    workflows: tuple[str, ...] = ()
+    workflow_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
     timezone: str = "UTC"
     docker_host: str | None = None
     memory_mb: int | None = None
@@ -194,8 +196,16 @@ def _reference(value: str) -> tuple[str, str]:
     return name, reference
 
 
+def _workflow_parameter(value: str) -> tuple[str, str]:
+    name, equals, said = value.partition("=")
+    if not equals or not re.fullmatch(r"[a-z][a-z0-9-]*\.[a-zA-Z0-9]+", name):
+        raise UnfitError("is not template.parameter=value, such as summarise-url.model=llama3.2:1b")
+    return name, said
+
+
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
+_WORKFLOW = _matching(r"[a-z][a-z0-9-]*", "template's name: lower-case letters, digits and dashes")
 _MODEL_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _MODEL = _matching(
     rf"(?=.{{1,200}}\Z){_MODEL_WORD}(/{_MODEL_WORD})*(:{_MODEL_WORD})?", "model name, such as llama3.2:1b"
@@ -240,6 +250,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
             Key(field="n8n_workers", kind=Kind.INTEGER, check=_between(1, 32, "workers"), unset=0),
+            Key(field="workflows", kind=Kind.ARRAY, check=_WORKFLOW),
+            Key(field="workflow_parameters", kind=Kind.ARRAY, check=_workflow_parameter),
             Key(field="timezone", kind=Kind.STRING, check=_timezone),
             Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
             Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
@@ -274,7 +286,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 )
 
 # Written as lists of name=value.
-MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks"})
+MAPPINGS = frozenset({"workflow_parameters", "airgap_images", "image_locks", "built_locks"})
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})

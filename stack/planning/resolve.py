@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
+from stack.automation.render import with_workflows
 from stack.model import (
     Access,
     ContainerSpec,
@@ -126,7 +127,7 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
 
 def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpec]) -> Selection:
     """Count out replicas, select by profile and target, close over what each needs, find the start order."""
-    catalog = {spec.name: expanded(spec, settings) for spec in services}
+    catalog = {spec.name: with_workflows(expanded(spec, settings), settings) for spec in services}
     closure = _Closure(settings, host.target, catalog)
     closure.run()
     chosen = {name: catalog[name] for name in sorted(closure.chosen)}

@@ -11,6 +11,7 @@ from string import Formatter
 from typing import TYPE_CHECKING
 
 from stack import images
+from stack.automation import render
 from stack.model import (
     Access,
     ContainerSpec,
@@ -266,7 +267,14 @@ def _short(digest: str) -> str:
     return digest[:19]
 
 
+def workflows(selection: Selection) -> Iterator[Problem]:
+    """The settings name workflows that are there, with parameters that fit, and something runs them."""
+    runs = [name for name, spec in selection.chosen.items() if spec.workflow_importer]
+    yield from render.problems(selection.settings, runs)
+
+
 STACK_CHECKS: tuple[Check, ...] = (
+    workflows,
     references,
     databases,
     issuer,

@@ -267,6 +267,20 @@ SERVICE = ServiceSpec(
             timeout_s=120,
         ),
     ),
+    workflow_importer=Job(
+        name="workflows",
+        image=images.N8N,
+        user=USER,
+        entrypoint=("node", "/run/kit/import.js"),
+        command=(),
+        zones=frozenset({Zone.APP, Zone.DATA}),  # data: it writes down where the workflows' databases are
+        env={"KIT_URL": Ref("n8n", "http"), "KIT_OWNER_EMAIL": FromSettings(lambda settings: settings.admin_email)},
+        files=(
+            File(name="import.js", source=Static("import.js")),
+            File(name="owner-password", source=Template((SecretValue("owner-password"),))),
+        ),
+        timeout_s=300,
+    ),
     databases=(Database("n8n"),),
     secrets=(
         # Losing it loses every credential that people stored: never made anew, and n8n is not started with another.
