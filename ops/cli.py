@@ -38,6 +38,7 @@ class Verb:
     run: str
     add: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     takes_stack: bool = True
+    usage: str = ""
     actions: tuple[str, ...] = ()  # words that may stand before the stack, and what they mean to `run`
     passes_rest: bool = False
 
@@ -66,6 +67,35 @@ def _preview(parser: argparse.ArgumentParser) -> None:
 def _status(parser: argparse.ArgumentParser) -> None:
     _json(parser)
     parser.add_argument("--show-login", action="store_true", help="print the first user's name and password")
+
+
+def _workflow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="of a template, a workflow, or a file")
+    parser.add_argument("-s", "--stack", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+    parser.add_argument("--workflow", action="store_true", help="show: the workflow itself, as n8n gets it")
+    parser.add_argument("--limit", type=_limit, default=20, metavar="N", help="history: how many runs, at most 250")
+    _json(parser)
+
+
+def _limit(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 250:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 250")
+    return int(text)
+
+
+def _init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the new stack's name: lower-case letters and digits")
+    parser.add_argument("--target", help="dev, pi or gpu; as this machine looks unless said")
+    parser.add_argument("--profiles", metavar="A,B", help="what it is for: chat, automation")
+    parser.add_argument("--domain", help="what its host names end in")
+    parser.add_argument("--admin-email", metavar="MAIL", help="the administrator's mail address")
+    parser.add_argument("--models", metavar="A,B", help="models, by their names in Ollama's library")
+    parser.add_argument("--workflows", metavar="A,B", help="workflow templates: ./kit workflow list")
+    parser.add_argument(
+        "--parameter", action="append", default=[], metavar="TEMPLATE.NAME=VALUE", help="a workflow's parameter"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other configuration key")
+    parser.add_argument("--yes", action="store_true", help="ask nothing: flags, and defaults for the rest")
 
 
 def _test(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +171,33 @@ nothing. Exit code 1: something would keep up from working.""",
         run="ops.proving:run",
     ),
     Verb(
+        name="workflow",
+        summary="workflow templates: list, show, export, history, check, remove",
+        details="""\
+list            every template, whether the stack selects it, and what n8n has of it
+show NAME       what a template does, what it can be told, and how to select it
+export NAME     a workflow of n8n as JSON, without ids and credentials
+history [NAME]  how runs went: status, time, which node failed; never their data
+check FILE      whether a file can be a template: exported JSON, or a template's Python file
+remove NAME     delete one workflow from n8n; nothing else ever deletes one""",
+        run="ops.workflows:run",
+        add=_workflow,
+        takes_stack=False,
+        usage="./kit workflow [list|show|export|history|check|remove] [NAME] [--stack STACK] [options]",
+        actions=("list", "show", "export", "history", "check", "remove"),
+    ),
+    Verb(
+        name="init",
+        summary="a new stack by a few questions, or by flags alone",
+        details="""\
+Asks what kind of machine it is, what it is for, its names, models and workflows; shows the plan, and writes
+Pulumi.<name>.yaml. Never over another file, and nothing at all when the answers cannot be planned (exit code 2).
+Without a terminal, or with --yes, it asks nothing: flags decide, and defaults do the rest.""",
+        run="ops.init:run",
+        add=_init,
+        takes_stack=False,
+    ),
+    Verb(
         name="test",
         summary="the whole test suite; --fast for the part that needs no engine",
         details="""\
@@ -191,7 +248,7 @@ def parser_for(verb: Verb) -> argparse.ArgumentParser:
     """The options of a verb."""
     parser = _Parser(
         prog=f"./kit {verb.name}",
-        usage=f"./kit {verb.name} [{'|'.join(verb.actions)}] [options] [STACK]" if verb.actions else None,
+        usage=verb.usage or (f"./kit {verb.name} [{'|'.join(verb.actions)}] [options] [STACK]" if verb.actions else None),
         description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

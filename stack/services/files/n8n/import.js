@@ -27,18 +27,18 @@ async function call(method, path, body) {
 	return text ? JSON.parse(text).data : undefined;
 }
 
-// The job that makes the owner may still be at it.
+// The job that makes the owner may still be at it; and n8n takes five logins a minute.
 async function logIn() {
 	for (let attempt = 1; ; attempt++) {
 		try {
 			return await call('POST', 'login', { emailOrLdapLoginId: process.env.KIT_OWNER_EMAIL, password });
 		} catch (problem) {
-			if (attempt >= 30) {
+			if (attempt >= 8) {
 				throw problem.status === 401
-					? new Error("n8n's owner has another password than the stack knows (docs/services/n8n.md says how to set it)")
+					? new Error("n8n's owner has another password than the stack knows: see docs/services/n8n.md")
 					: problem;
 			}
-			await new Promise((done) => setTimeout(done, 2000));
+			await new Promise((done) => setTimeout(done, 15_000));
 		}
 	}
 }
