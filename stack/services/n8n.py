@@ -109,7 +109,7 @@ COMMON: Mapping[str, Value | Template] = {
     # Workflows see neither our variables nor our files, and run no programs.
     "N8N_BLOCK_ENV_ACCESS_IN_NODE": "true",
     "N8N_BLOCK_FILE_ACCESS_TO_N8N_FILES": "true",
-    "N8N_RESTRICT_FILE_ACCESS_TO": f"{DATA}/files",
+    "N8N_RESTRICT_FILE_ACCESS_TO": "/tmp/files",
     "NODES_EXCLUDE": '["n8n-nodes-base.executeCommand", "n8n-nodes-base.localFileTrigger"]',
     "N8N_COMMUNITY_PACKAGES_ENABLED": "false",
     # Metrics, with the workflow's id: which one fails, which one is slow.
@@ -178,13 +178,14 @@ WORKER = ContainerSpec(
     command=("worker", "--concurrency=10"),
     env={
         **COMMON,
+        # A worker keeps nothing: its settings file is made from our key at each start.
+        "N8N_USER_FOLDER": "/tmp",
         "NODE_OPTIONS": heap(dev=448, pi=384, gpu=1536),
         "QUEUE_HEALTH_CHECK_ACTIVE": "true",
         "N8N_RUNNERS_BROKER_LISTEN_ADDRESS": "0.0.0.0",
     },
     files=FILES,
-    # A worker keeps nothing: its settings file is made from our key at each start.
-    tmpfs={"/tmp": 128, DATA: 16, f"{HOME}/.cache": 64},
+    tmpfs={"/tmp": 128, f"{HOME}/.cache": 64},
     health=HealthCheck(test=Http("worker", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=120),
     limits={
         Target.DEV: ResourceLimits(memory_mb=704, cpus=2),
