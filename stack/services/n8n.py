@@ -46,8 +46,9 @@ from stack.model import (
 from stack.settings import Settings
 
 USER = "1000:1000"
-HOME = "/home/node"
-DATA = f"{HOME}/.n8n"
+# n8n's home, with .n8n (settings) and .cache (its pages, made at each start). Not where the image has its own: a tmpfs
+# for the cache there would belong to root from the first restart on.
+DATA = "/data"
 
 WORKERS: Mapping[Target, int] = {Target.DEV: 1, Target.PI: 1, Target.GPU: 2}
 
@@ -71,8 +72,7 @@ def heap(dev: int, pi: int, gpu: int) -> ByTarget:
 
 
 COMMON: Mapping[str, Value | Template] = {
-    "HOME": HOME,
-    "N8N_USER_FOLDER": HOME,
+    "HOME": "/tmp",
     "N8N_ENCRYPTION_KEY_FILE": "/run/kit/encryption-key",
     "N8N_ENFORCE_SETTINGS_FILE_PERMISSIONS": "true",
     "NODE_EXTRA_CA_CERTS": "/run/kit/ca.crt",
@@ -150,11 +150,11 @@ MAIN = ContainerSpec(
     zones=frozenset({Zone.APP, Zone.DATA, Zone.EGRESS}),
     way_out="triggers poll mail boxes and feeds, and credentials are tested against the services they are for",
     ports=(Port("http", 5678),),
-    env={**COMMON, "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024)},
+    env={**COMMON, "N8N_USER_FOLDER": DATA, "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024)},
     # For the clean-up of proofs, and for whoever opens the editor for the first time.
     files=(*FILES, File(name="owner-password", source=Template((SecretValue("owner-password"),)))),
     mounts=(Mount("data", DATA),),
-    tmpfs={"/tmp": 64, f"{HOME}/.cache": 128},
+    tmpfs={"/tmp": 64},
     # Ready when its tables are made. Each probe is a Node process of its own: not every second.
     health=HealthCheck(test=Http("http", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=240),
     limits={
@@ -185,7 +185,7 @@ WORKER = ContainerSpec(
         "N8N_RUNNERS_BROKER_LISTEN_ADDRESS": "0.0.0.0",
     },
     files=FILES,
-    tmpfs={"/tmp": 128, f"{HOME}/.cache": 64},
+    tmpfs={"/tmp": 128},
     health=HealthCheck(test=Http("worker", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=120),
     limits={
         Target.DEV: ResourceLimits(memory_mb=704, cpus=2),
@@ -275,7 +275,7 @@ SERVICE = ServiceSpec(
         Secret("runner-token", Generated(length=48), InTemplate()),
         Secret("owner-password", Generated(length=32), InTemplate()),
     ),
-    volumes=(Volume("data", BackupSet.files(exclude=("*.log", "nodes/*"))),),
+    volumes=(Volume("data", BackupSet.files(exclude=(".cache/*", ".n8n/*.log"))),),
     routes=(
         Route(
             name="n8n",
