@@ -5,22 +5,41 @@
 const fs = require('node:fs');
 
 const asked = JSON.parse(process.argv[1]);
-let cookie = '';
+// n8n takes five logins a minute, and answers the sixth 429. The session is kept in memory of this container, where
+// n8n itself could make any session, and ends with it.
+const kept = '/tmp/.kit-prove';
+let cookie = fs.existsSync(kept) ? fs.readFileSync(kept, 'utf8') : '';
 
-async function call(method, path, body) {
-	const answer = await fetch(`http://127.0.0.1:5678/rest/${path}`, {
+function ask(method, path, body) {
+	return fetch(`http://127.0.0.1:5678/rest/${path}`, {
 		method,
 		headers: { 'content-type': 'application/json', cookie },
 		body: body && JSON.stringify(body),
 		signal: AbortSignal.timeout(30_000),
 	});
+}
+
+async function content(answer, what) {
 	const text = await answer.text();
-	if (path === 'login' && answer.status === 401) {
-		throw new Error("n8n's owner has another password than the stack knows (docs/services/n8n.md says how to set it)");
-	}
-	if (!answer.ok) throw new Error(`${method} /rest/${path.split('?')[0]} answered ${answer.status}: ${text.slice(0, 200)}`);
-	cookie ||= (answer.headers.getSetCookie()[0] ?? '').split(';')[0];
+	if (!answer.ok) throw new Error(`${what} answered ${answer.status}: ${text.slice(0, 200)}`);
 	return text ? JSON.parse(text).data : undefined;
+}
+
+async function call(method, path, body) {
+	return content(await ask(method, path, body), `${method} /rest/${path.split('?')[0]}`);
+}
+
+async function login() {
+	if (cookie && (await ask('GET', 'login')).ok) return;
+	cookie = '';
+	const password = fs.readFileSync('/run/kit/owner-password', 'utf8');
+	const answer = await ask('POST', 'login', { emailOrLdapLoginId: asked.owner, password });
+	if (answer.status === 401) {
+		throw new Error("n8n's owner has another password than the stack knows: see docs/services/n8n.md");
+	}
+	await content(answer, 'the login');
+	cookie = answer.headers.getSetCookie()[0].split(';')[0];
+	fs.writeFileSync(kept, cookie, { mode: 0o600 });
 }
 
 const verbs = {
@@ -50,8 +69,7 @@ const verbs = {
 };
 
 async function main() {
-	const password = fs.readFileSync('/run/kit/owner-password', 'utf8');
-	await call('POST', 'login', { emailOrLdapLoginId: asked.owner, password });
+	await login();
 	console.log(JSON.stringify(await verbs[asked.verb](asked)));
 }
 

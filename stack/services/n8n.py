@@ -46,8 +46,9 @@ from stack.model import (
 from stack.settings import Settings
 
 USER = "1000:1000"
-HOME = "/home/node"
-DATA = f"{HOME}/.n8n"
+# n8n's home, with .n8n (settings) and .cache (its pages, made at each start). Not where the image has its own: a tmpfs
+# for the cache there would belong to root from the first restart on.
+DATA = "/data"
 
 WORKERS: Mapping[Target, int] = {Target.DEV: 1, Target.PI: 1, Target.GPU: 2}
 
@@ -71,8 +72,7 @@ def heap(dev: int, pi: int, gpu: int) -> ByTarget:
 
 
 COMMON: Mapping[str, Value | Template] = {
-    "HOME": HOME,
-    "N8N_USER_FOLDER": HOME,
+    "HOME": "/tmp",
     "N8N_ENCRYPTION_KEY_FILE": "/run/kit/encryption-key",
     "N8N_ENFORCE_SETTINGS_FILE_PERMISSIONS": "true",
     "NODE_EXTRA_CA_CERTS": "/run/kit/ca.crt",
@@ -109,7 +109,7 @@ COMMON: Mapping[str, Value | Template] = {
     # Workflows see neither our variables nor our files, and run no programs.
     "N8N_BLOCK_ENV_ACCESS_IN_NODE": "true",
     "N8N_BLOCK_FILE_ACCESS_TO_N8N_FILES": "true",
-    "N8N_RESTRICT_FILE_ACCESS_TO": f"{DATA}/files",
+    "N8N_RESTRICT_FILE_ACCESS_TO": "/tmp/files",
     "NODES_EXCLUDE": '["n8n-nodes-base.executeCommand", "n8n-nodes-base.localFileTrigger"]',
     "N8N_COMMUNITY_PACKAGES_ENABLED": "false",
     # Metrics, with the workflow's id: which one fails, which one is slow.
@@ -150,11 +150,11 @@ MAIN = ContainerSpec(
     zones=frozenset({Zone.APP, Zone.DATA, Zone.EGRESS}),
     way_out="triggers poll mail boxes and feeds, and credentials are tested against the services they are for",
     ports=(Port("http", 5678),),
-    env={**COMMON, "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024)},
+    env={**COMMON, "N8N_USER_FOLDER": DATA, "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024)},
     # For the clean-up of proofs, and for whoever opens the editor for the first time.
     files=(*FILES, File(name="owner-password", source=Template((SecretValue("owner-password"),)))),
     mounts=(Mount("data", DATA),),
-    tmpfs={"/tmp": 64, f"{HOME}/.cache": 128},
+    tmpfs={"/tmp": 64},
     # Ready when its tables are made. Each probe is a Node process of its own: not every second.
     health=HealthCheck(test=Http("http", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=240),
     limits={
@@ -178,13 +178,14 @@ WORKER = ContainerSpec(
     command=("worker", "--concurrency=10"),
     env={
         **COMMON,
+        # A worker keeps nothing: its settings file is made from our key at each start.
+        "N8N_USER_FOLDER": "/tmp",
         "NODE_OPTIONS": heap(dev=448, pi=384, gpu=1536),
         "QUEUE_HEALTH_CHECK_ACTIVE": "true",
         "N8N_RUNNERS_BROKER_LISTEN_ADDRESS": "0.0.0.0",
     },
     files=FILES,
-    # A worker keeps nothing: its settings file is made from our key at each start.
-    tmpfs={"/tmp": 128, DATA: 16, f"{HOME}/.cache": 64},
+    tmpfs={"/tmp": 128},
     health=HealthCheck(test=Http("worker", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=120),
     limits={
         Target.DEV: ResourceLimits(memory_mb=704, cpus=2),
@@ -288,7 +289,7 @@ SERVICE = ServiceSpec(
         Secret("runner-token", Generated(length=48), InTemplate()),
         Secret("owner-password", Generated(length=32), InTemplate()),
     ),
-    volumes=(Volume("data", BackupSet.files(exclude=("*.log", "nodes/*"))),),
+    volumes=(Volume("data", BackupSet.files(exclude=(".cache/*", ".n8n/*.log"))),),
     routes=(
         Route(
             name="n8n",

@@ -42,7 +42,7 @@ KILL_RUNNER = """
 for (const pid of fs.readdirSync('/proc').filter(Number)) {
   try {
     const words = fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-    if (words.includes('task-runner-javascript')) process.kill(Number(pid), 'SIGKILL');
+    if (words.includes('dist/start.js') && Number(pid) !== process.pid) process.kill(Number(pid), 'SIGKILL');
   } catch {}
 }
 """

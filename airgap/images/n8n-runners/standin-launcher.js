@@ -67,6 +67,23 @@ function variables(grant) {
 	};
 }
 
+// Whether the runner still has its connection to the broker. When that ends the runner of this version stays, deaf.
+function connected(pid) {
+	const port = `:${Number(new URL(broker).port || 80).toString(16).toUpperCase().padStart(4, '0')}`;
+	const sockets = new Set();
+	for (const fd of fs.readdirSync(`/proc/${pid}/fd`)) {
+		try {
+			sockets.add(fs.readlinkSync(`/proc/${pid}/fd/${fd}`));
+		} catch {} // closed meanwhile
+	}
+	return ['tcp', 'tcp6'].some((table) =>
+		fs.readFileSync(`/proc/${pid}/net/${table}`, 'utf8').split('\n').some((line) => {
+			const [, , remote, state, , , , , , inode] = line.trim().split(/\s+/);
+			return state === '01' && remote.endsWith(port) && sockets.has(`socket:[${inode}]`);
+		}),
+	);
+}
+
 // Until the runner ends.
 async function run(grant) {
 	runner = spawn(config.command, config.args, {
@@ -80,16 +97,23 @@ async function run(grant) {
 	});
 	say('the runner is started');
 	let missed = 0;
+	let wasConnected = false;
 	const watch = setInterval(async () => {
 		try {
-			healthy = (await fetch(`http://127.0.0.1:${health}/`, { signal: AbortSignal.timeout(4000) })).ok;
+			const answer = await fetch(`http://127.0.0.1:${health}/`, { signal: AbortSignal.timeout(4000) });
+			wasConnected ||= connected(runner.pid);
+			if (wasConnected && !connected(runner.pid) && !stopping) {
+				say('the broker has closed the connection: a new runner is needed');
+				runner.kill('SIGKILL');
+			}
+			healthy = answer.ok && wasConnected;
 		} catch {
 			healthy = false;
 		}
 		missed = healthy ? 0 : missed + 1;
 		if (missed >= 10 && !stopping) {
 			say('the runner does not answer any more: ending it');
-			runner.kill('SIGKILL');
+			runner?.kill('SIGKILL');
 		}
 	}, 2000);
 	const how = await ended;
