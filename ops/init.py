@@ -301,7 +301,8 @@ def _scalar(value: object) -> str:
     plain = isinstance(value, str) and text.replace("-", "").isalnum() and text[0].isalpha()
     if plain and text.lower() not in ("true", "false", "null", "yes", "no", "on", "off"):
         return text
-    return json.dumps(value, ensure_ascii=False)
+    written = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in written)
 
 
 def write_new(path: Path, text: str) -> None:

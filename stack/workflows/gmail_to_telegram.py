@@ -126,7 +126,8 @@ return messages;
 
 NOTICES = r"""
 const escaped = (text) => String(text ?? '').replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
-return $input.all().map(({ json: { kind, chat, reason } }) => ({ json: { chat, text: kind === 'more'
+const told = $input.all().filter(({ json }) => json.kind);
+return told.map(({ json: { kind, chat, reason } }) => ({ json: { chat, text: kind === 'more'
   ? 'There is more mail than fits here. See the mailbox.'
   : `Your mail could not be read: ${escaped(reason)}` } }));
 """
@@ -246,6 +247,12 @@ def telegram(name: str, at: tuple[int, int], text: str, **more: object) -> Node:
     )
 
 
+def somebody(name: str, at: tuple[int, int], column: str) -> Node:
+    """Goes on for rows alone: of a statement that changes things and found nobody, n8n says {success: true}."""
+    asked = is_true(f"={{{{ Boolean($json.{column}) }}}}")
+    return Node(name=name, type="n8n-nodes-base.if", version=2.2, parameters=asked, at=at)
+
+
 TEMPLATE = WorkflowTemplate(
     name="gmail-to-telegram",
     summary="New mail of a Gmail mailbox to several people in Telegram, each on a schedule of their own",
@@ -357,9 +364,10 @@ TEMPLATE = WorkflowTemplate(
             noticeAfter=Slot("noticeAfter"),
         ),
         query("Due", (3, 0), DUE, "[$json.timezone, $json.people.replace(/@/g, '').trim()]", credential=KEPT, once=True),
+        somebody("Somebody is due", (4, 0), "username"),
         request(
             "Searched",
-            (4, 0),
+            (5, 0),
             "={{ $('Who and when').first().json.gmail }}/gmail/v1/users/me/messages",
             query_values={
                 "q": "={{ (($json.search ? '(' + $json.search + ') ' : 'in:inbox ') + 'after:' + $json.after) }}",
@@ -369,10 +377,10 @@ TEMPLATE = WorkflowTemplate(
             options={"batching": {"batch": {"batchSize": Slot("mailsPerSecond"), "batchInterval": 1000}}},
             carry_on=True,
         ),
-        program("Sorted out", (5, 0), SORTED_OUT),
+        program("Sorted out", (6, 0), SORTED_OUT),
         query(
             "Noted",
-            (6, 0),
+            (7, 0),
             NOTED,
             "[$json.results, $json.mails, $('Who and when').first().json.timezone, $('Who and when').first().json.noticeAfter]",
             credential=KEPT,
@@ -382,31 +390,31 @@ TEMPLATE = WorkflowTemplate(
             type="n8n-nodes-base.if",
             version=2.2,
             parameters=is_true("={{ $json.kind === 'mail' }}"),
-            at=(7, 0),
+            at=(8, 0),
         ),
         request(
             "Read",
-            (8, -1),
+            (9, -1),
             "={{ $('Who and when').first().json.gmail }}/gmail/v1/users/me/messages/{{ $json.id }}",
             query_values={"format": "metadata"},
             credential="Gmail",
             options={"batching": {"batch": {"batchSize": Slot("mailsPerSecond"), "batchInterval": 1000}}},
             carry_on=True,
         ),
-        program("Written", (9, 0), WRITTEN),
-        program("Notices", (8, 1), NOTICES),
-        telegram("Notify", (9, 1), "={{ $json.text }}", tries=5, wait_ms=5000, carry_on=True),
+        program("Written", (10, 0), WRITTEN),
+        program("Notices", (9, 2), NOTICES),
+        telegram("Notify", (10, 2), "={{ $json.text }}", tries=5, wait_ms=5000, carry_on=True),
         Node(
             name="One by one",
             type="n8n-nodes-base.splitInBatches",
             version=3,
             parameters={"batchSize": 1, "options": {}},
-            at=(10, 0),
+            at=(11, 0),
         ),
-        telegram("Send", (11, 0), "={{ $json.text }}", on_error=True),
+        telegram("Send", (12, 0), "={{ $json.text }}", on_error=True),
         query(
             "Delivered",
-            (12, -1),
+            (13, -1),
             "INSERT INTO delivered (username, id) SELECT $1, $2 WHERE $2 <> '' ON CONFLICT DO NOTHING",
             "[$('One by one').item.json.username, $('One by one').item.json.id]",
             credential=KEPT,
@@ -418,27 +426,27 @@ TEMPLATE = WorkflowTemplate(
             type="n8n-nodes-base.wait",
             version=1.1,
             parameters={"amount": 1.1, "unit": "seconds"},
-            at=(13, 0),
+            at=(14, 0),
         ),
-        program("Back off", (12, 1), BACK_OFF, each=True),
-        gathered("How often", (13, 1), attempts=Slot("attempts")),
+        program("Back off", (13, 1), BACK_OFF, each=True),
+        gathered("How often", (14, 1), attempts=Slot("attempts")),
         Node(
             name="Again",
             type="n8n-nodes-base.if",
             version=2.2,
             parameters=is_true("={{ $json.again && $json.attempt < Number($json.attempts) }}"),
-            at=(14, 1),
+            at=(15, 1),
         ),
         Node(
             name="Stay away",
             type="n8n-nodes-base.wait",
             version=1.1,
             parameters={"amount": "={{ $json.wait_s }}", "unit": "seconds"},
-            at=(15, 1),
+            at=(16, 1),
         ),
         query(
             "Given up",
-            (15, 2),
+            (16, 2),
             """UPDATE people SET last_error = $2, failures = failures + 1, active = active AND NOT $3::boolean
 WHERE username = $1""",
             "[$json.username, $json.said, $json.gone]",
@@ -476,9 +484,10 @@ WHERE username = $1""",
         Node(name="Failed", type="n8n-nodes-base.errorTrigger", version=1, at=(0, 6)),
         query("Tables for failures", (1, 6), TABLES, credential=KEPT, always_output=True, once=True),
         query("Who is told", (2, 6), TOLD_ABOUT, credential=KEPT, once=True),
+        somebody("Somebody is told", (3, 6), "chat"),
         telegram(
             "Told",
-            (3, 6),
+            (4, 6),
             "=Mail to Telegram failed at {{ ($('Failed').first().json.execution?.lastNodeExecuted ?? 'its start')"
             ".replace(/[&<>]/g, '') }}. It goes on trying; the operator sees more with ./kit workflow history.",
             tries=5,
@@ -508,7 +517,8 @@ WHERE username = $1""",
         ),
     ),
     links=(
-        *chain("Clock", "Tables", "Who and when", "Due", "Searched", "Sorted out", "Noted", "Mail", "Read", "Written"),
+        *chain("Clock", "Tables", "Who and when", "Due", "Somebody is due", "Searched", "Sorted out", "Noted"),
+        *chain("Noted", "Mail", "Read", "Written"),
         Link("Mail", "Notices", 1),
         Link("Notices", "Notify"),
         Link("Written", "One by one"),
@@ -519,7 +529,7 @@ WHERE username = $1""",
         Link("Again", "Given up", 1),
         Link("Given up", "A breath"),
         *chain("Said to the bot", "Who may", "Command", "Tables for commands", "Zone", "Obeyed", "Replied"),
-        *chain("Failed", "Tables for failures", "Who is told", "Told"),
+        *chain("Failed", "Tables for failures", "Who is told", "Somebody is told", "Told"),
         *chain("Healthy?", "Tables for health", "Numbers", "Health"),
     ),
 )

@@ -23,12 +23,16 @@ async function call(method, path, body) {
 		const problem = new Error(`${method} /rest/${path.split('?')[0]} answered ${answer.status}: ${text.slice(0, 300)}`);
 		throw Object.assign(problem, { status: answer.status });
 	}
-	if (!cookie) cookie = (answer.headers.getSetCookie()[0] ?? '').split(';')[0];
+	if (path === 'login') cookie = (answer.headers.getSetCookie()[0] ?? '').split(';')[0];
 	return text ? JSON.parse(text).data : undefined;
 }
 
 // The job that makes the owner may still be at it; and n8n takes five logins a minute.
 async function logIn() {
+	for (let second = 0; second < 60; second++) {
+		if (!(await call('GET', 'settings')).userManagement.showSetupOnFirstLoad) break;
+		await new Promise((done) => setTimeout(done, 1000));
+	}
 	for (let attempt = 1; ; attempt++) {
 		try {
 			return await call('POST', 'login', { emailOrLdapLoginId: process.env.KIT_OWNER_EMAIL, password });
