@@ -248,7 +248,8 @@ def parser_for(verb: Verb) -> argparse.ArgumentParser:
     """The options of a verb."""
     parser = _Parser(
         prog=f"./kit {verb.name}",
-        usage=verb.usage or (f"./kit {verb.name} [{'|'.join(verb.actions)}] [options] [STACK]" if verb.actions else None),
+        usage=verb.usage
+        or (f"./kit {verb.name} [{'|'.join(verb.actions)}] [options] [STACK]" if verb.actions else None),
         description=f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\n{verb.details}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

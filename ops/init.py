@@ -77,9 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     return create(arguments, ROOT, interactive=sys.stdin.isatty() and not arguments.yes)
 
 
-def create(
-    arguments: argparse.Namespace, root: Path, *, interactive: bool, ask: Callable[[str], str] = input
-) -> int:
+def create(arguments: argparse.Namespace, root: Path, *, interactive: bool, ask: Callable[[str], str] = input) -> int:
     """What run() does, in any folder and with anybody to ask."""
     stack = arguments.name
     path = root / stack_file(stack)
@@ -110,7 +108,9 @@ def create(
 def refuse_existing(path: Path) -> None:
     """KitError when the stack has a file already."""
     if path.exists() or path.is_symlink():
-        raise KitError(f"{path.name} is there already, and is not overwritten.", "Choose another name, or edit it.", code=2)
+        raise KitError(
+            f"{path.name} is there already, and is not overwritten.", "Choose another name, or edit it.", code=2
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -184,9 +184,7 @@ def guess_target() -> str:
     return Target.DEV.value
 
 
-def interview(
-    stack: str, answers: dict[str, Any], decided: set[str], root: Path, ask: Callable[[str], str]
-) -> None:
+def interview(stack: str, answers: dict[str, Any], decided: set[str], root: Path, ask: Callable[[str], str]) -> None:
     """Ask what flags did not decide; again, while an answer does not fit."""
     for question in QUESTIONS:
         if question.key in decided or not question.wanted(answers):
@@ -202,9 +200,7 @@ def interview(
         _ask_parameters(known[name], answers, ask)
 
 
-def _ask_key(
-    stack: str, key: str, text: str, answers: dict[str, Any], root: Path, ask: Callable[[str], str]
-) -> None:
+def _ask_key(stack: str, key: str, text: str, answers: dict[str, Any], root: Path, ask: Callable[[str], str]) -> None:
     default = answers[key]
     shown = ", ".join(default) if isinstance(default, list) else str(default)
     while True:
@@ -212,7 +208,7 @@ def _ask_key(
         value = default if not said else as_kind(key, "" if said == "none" else said)
         wrong = [problem for problem in _wrong_keys(root, stack, {**answers, key: value}) if _about(problem, key)]
         if key == "workflows":
-            wrong += [p for p in (render.unknown(name) for name in value if name not in _templates())]
+            wrong += [render.unknown(name) for name in value if name not in _templates()]
         if not wrong:
             answers[key] = value
             return
@@ -318,5 +314,3 @@ def write_new(path: Path, text: str) -> None:
             refuse_existing(path)
     finally:
         os.unlink(name)
-
-

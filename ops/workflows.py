@@ -61,7 +61,9 @@ def ask(plan: Plan, verb: str, **asked: object) -> Any:
             container.docker_name, ("node", "-e", PROGRAM.read_text(encoding="utf-8"), request), timeout=180
         )
     except EngineError as failed:
-        raise KitError(f"{service.name} of stack {plan.stack} cannot be asked: {failed}", f"./kit up {plan.stack}") from None
+        raise KitError(
+            f"{service.name} of stack {plan.stack} cannot be asked: {failed}", f"./kit up {plan.stack}"
+        ) from None
     if code:
         words = " ".join((complaints or printed).split())[-300:]
         raise KitError(f"{service.name} says: {words or f'it ended with {code}'}", f"./kit status {plan.stack}")

@@ -1,7 +1,8 @@
 """What must not be in a template, and in a workflow that is to become one: pure, and everything at once.
 
-A template travels: into other people's stacks, and into a repository. So it holds nothing of one installation: no secret, no
-person, no id that one n8n gave, no address. What differs is a parameter; what is secret is a credential, by name.
+A template travels: into other people's stacks, and into a repository. So it holds nothing of one installation: no
+secret, no person, no id that one n8n gave, no address. What differs is a parameter; what is secret is a credential, by
+name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ TOKENS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
     ("a Telegram bot token", re.compile(r"\b\d{6,12}:[A-Za-z0-9_-]{30,}")),
     ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")),
-    ("a Google token or secret", re.compile(r"\bya29\.[\w-]{10,}|\b1//0[\w-]{10,}|\bGOCSPX-[\w-]{10,}|\bAIza[\w-]{30,}")),
+    (
+        "a Google token or secret",
+        re.compile(r"\bya29\.[\w-]{10,}|\b1//0[\w-]{10,}|\bGOCSPX-[\w-]{10,}|\bAIza[\w-]{30,}"),
+    ),
     (
         "an API key",
         re.compile(
@@ -43,8 +47,8 @@ MAIL = re.compile(r"[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 # Chats and people of Telegram have nine digits and more, groups a minus before them.
 CHAT = re.compile(r"(?<![\w.-])-?\d{9,14}(?![\w.])")
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'`<>]*", re.IGNORECASE)
-SECRET_WORD = r"(?:access_?token|token|api_?key|key|secret|password|passwd|pwd|auth|signature|sig|code)"
-URL_SECRET = re.compile(rf"://[^/\s@]*:[^/\s@]+@|[?&]{SECRET_WORD}=(?!\{{\{{|=|&|$)[^&\s]+", re.IGNORECASE)
+WORDS_FOR_SECRETS = r"(?:access_?token|token|api_?key|key|secret|password|passwd|pwd|auth|signature|sig|code)"
+URL_SECRET = re.compile(rf"://[^/\s@]*:[^/\s@]+@|[?&]{WORDS_FOR_SECRETS}=(?!\{{\{{|=|&|$)[^&\s]+", re.IGNORECASE)
 SECRET_NAME = re.compile(
     r"(?:^|[_a-z])(?:password|passwd|secret|api_?key|access_?key|private_?key|access_?token|auth_?token|bearer_?token)$"
     r"|^(?:token|authorization)$",
@@ -55,8 +59,13 @@ FOREIGN_VARIABLE = re.compile(r"\$(?:env|vars|secrets)\b|\bprocess\s*\.\s*env\b"
 NODE_NAMED = re.compile(r"""\$(?:node\[|items\(|\()\s*(["'])((?:(?!\1).)*)\1""")
 # What n8n's expressions know, and what of it this file's writers may use; also what Code nodes may.
 KNOWN_VARIABLES = frozenset(
-    "$json $input $node $items $now $today $execution $workflow $runIndex $itemIndex $prevNode $parameter $binary"
-    " $jmespath $if $ifEmpty $max $min $position $pageCount $request $response $fromAI $self $evaluateExpression".split()
+    f"${name}"
+    for name in (
+        *("json", "input", "node", "items", "now", "today", "execution", "workflow", "runIndex", "itemIndex"),
+        *("prevNode", "evaluateExpression"),
+        *("parameter", "binary", "jmespath", "if", "ifEmpty", "max", "min", "position", "pageCount", "request"),
+        *("response", "fromAI", "self"),
+    )
 )
 VARIABLE = re.compile(r"(?<![\w$`\\'\"])\$[A-Za-z_]\w*")
 INSTANCE = re.compile(r"\b[0-9a-f]{64}\b")
@@ -148,7 +157,9 @@ def _credentials(where: str, template: WorkflowTemplate) -> Iterator[Problem]:
     for node in template.nodes:
         if node.credential and node.credential not in known:
             fix = f"{did_you_mean(node.credential, known)}Declare it: Credential(name={node.credential!r}, ...)"
-            yield Problem(where=f"{where} {node.name}", what=f"there is no credential {shown(node.credential)}", fix=fix)
+            yield Problem(
+                where=f"{where} {node.name}", what=f"there is no credential {shown(node.credential)}", fix=fix
+            )
     for credential in template.credentials:
         place = f"{where} credentials.{credential.name}"
         if credential.name not in asked:
@@ -329,8 +340,9 @@ def exported_problems(where: str, text: str) -> list[Problem]:
         if node.get("webhookId"):
             fix = "take it out: the import gives each webhook its own"
             found.append(Problem(where=place, what="has a webhook id of another n8n", fix=fix))
-        found += list(_values(place, node.get("parameters") or {}, names))
-        if node.get("type") == WEBHOOK and (node.get("parameters") or {}).get("authentication", "none") == "none":
+        found += list(_values(place, node.get("parameters"), names))
+        settings = cast("dict[str, Any]", node.get("parameters") or {})
+        if node.get("type") == WEBHOOK and settings.get("authentication", "none") == "none":
             fix = "set its authentication, and keep the key in a credential"
             found.append(Problem(where=place, what="is a webhook that anybody may call", fix=fix))
     return found

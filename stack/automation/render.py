@@ -1,7 +1,7 @@
-"""A template and the operator's parameters -> the workflow that n8n is given, and its credentials without their content.
+"""A template and the operator's parameters -> the workflow that n8n is given, its credentials without their content.
 
-What is not known while planning (a secret, another service's address) is {"$file": name}: the import reads it from a file
-beside it. Ids follow from names, so that the same template is the same workflow in every stack and at every `up`.
+What is not known while planning (a secret, another service's address) is {"$file": name}: the import reads it from a
+file beside it. Ids follow from names, so that the same template is the same workflow in every stack and at every `up`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _default(parameter: Parameter, settings: Settings) -> str | int | Ref | None
 
 
 def problems(settings: Settings, running: Sequence[str] | None) -> list[Problem]:
-    """What is wrong with the workflows of the settings. running: whoever runs workflows in this plan; nobody when empty."""
+    """What is wrong with the workflows of the settings. running: who runs workflows in this plan."""
     known = {template.name: template for template in found_templates.discover()}
     found: list[Problem] = []
     for index, name in enumerate(settings.workflows):
@@ -158,7 +158,9 @@ class _Files:
                 return value
 
 
-def document(template: WorkflowTemplate, known: Parameters, timezone: str, files: _Files | None = None) -> dict[str, Any]:
+def document(
+    template: WorkflowTemplate, known: Parameters, timezone: str, files: _Files | None = None
+) -> dict[str, Any]:
     """The workflow as n8n takes it. Credentials are named; their ids are the import's to find."""
     files = files or _Files()
     kinds = {credential.name: credential.type for credential in template.credentials}

@@ -1,7 +1,7 @@
 """The vocabulary of workflow templates: typed, frozen, and without anything that belongs to one installation.
 
-A value that the operator decides is a Slot, and takes the whole place of a value: nothing is ever pasted into a text or a
-program, so no value can turn into one. Secrets stand in credentials only, as the configuration key that holds them.
+A value that the operator decides is a Slot, and takes the whole place of a value: nothing is ever pasted into a text or
+a program, so no value can turn into one. Secrets stand in credentials only, as the configuration key that holds them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -81,9 +82,10 @@ class Credential:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node. `at` is its column and row in the editor. credential: by name. open: why a webhook asks nobody who they are.
+    """One node. `at` is its column and row in the editor. credential: by name.
 
-    on_error: its failures leave through a second output. carry_on: they leave as items with `error`, in their place. tries: so often, `wait_ms` apart.
+    open: why a webhook asks nobody who they are. on_error: its failures leave through a second output. carry_on: they
+    leave as items with `error`, in their place. tries: so often, `wait_ms` apart.
     """
 
     name: str
@@ -112,7 +114,7 @@ class Link:
 
 def chain(*names: str) -> tuple[Link, ...]:
     """Each node's first output to the next node."""
-    return tuple(Link(source, target) for source, target in zip(names, names[1:], strict=False))
+    return tuple(Link(source, target) for source, target in pairwise(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,7 @@ def program(name: str, at: tuple[int, int], text: str, *, each: bool = False) ->
 
 
 def query(name: str, at: tuple[int, int], sql: str, values: str = "", *, credential: str, **more: Any) -> Node:
-    """A statement for PostgreSQL. `values` is an expression that gives the list for $1, $2 and so on: never text in SQL."""
+    """A statement for PostgreSQL. `values`: an expression that gives the list for $1, $2, ...: never text in SQL."""
     options = {"queryReplacement": f"={{{{ {values} }}}}"} if values else {}
     parameters = {"operation": "executeQuery", "query": sql.strip("\n") + "\n", "options": options}
     return Node(
@@ -278,7 +280,10 @@ def gmail_account(address: str = "gmailTokenUrl") -> Credential:
 
 GMAIL_PARAMETERS = (
     Parameter(
-        name="gmailUrl", kind=Kind.ADDRESS, meaning="Gmail's API, without a path", default="https://gmail.googleapis.com"
+        name="gmailUrl",
+        kind=Kind.ADDRESS,
+        meaning="Gmail's API, without a path",
+        default="https://gmail.googleapis.com",
     ),
     Parameter(
         name="gmailTokenUrl",

@@ -100,17 +100,23 @@ TEMPLATE = WorkflowTemplate(
             meaning="where the model is; the stack's own queue unless said",
             default=Ref("ollama", "queue"),
         ),
-        Parameter(name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()),
+        Parameter(
+            name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()
+        ),
         Parameter(
             name="labels",
             kind=Kind.NAMES,
             meaning="what a mail may be, with commas between",
             default="personal, work, bills, newsletter, other",
         ),
-        Parameter(name="prefix", kind=Kind.TEXT, meaning="what the labels begin with in Gmail", default="kit-", optional=True),
+        Parameter(
+            name="prefix", kind=Kind.TEXT, meaning="what the labels begin with in Gmail", default="kit-", optional=True
+        ),
         Parameter(name="minutes", kind=Kind.NUMBER, meaning="how often it looks", default=10, low=1, high=59),
         Parameter(name="days", kind=Kind.NUMBER, meaning="how old mail may be", default=2, low=1, high=30),
-        Parameter(name="mailsAtOnce", kind=Kind.NUMBER, meaning="how many at most each time", default=20, low=1, high=200),
+        Parameter(
+            name="mailsAtOnce", kind=Kind.NUMBER, meaning="how many at most each time", default=20, low=1, high=200
+        ),
     ),
     credentials=(gmail_account(),),
     keep_successes=False,  # n8n would keep what the mails say

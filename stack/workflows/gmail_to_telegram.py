@@ -1,8 +1,8 @@
 """New mail of a Gmail mailbox, to each of several people in Telegram, when and how each of them wants it.
 
-Who may is said by the operator, as user names of Telegram. Everything else people say to the bot: /setup binds the name to
-the first account that comes with it, and keeps its chat in a database of the workflow's own. Nothing is lost by a failure:
-what was not delivered is found again, and what was is written down.
+Who may is said by the operator, as user names of Telegram. Everything else people say to the bot: /setup binds the name
+to the first account that comes with it, and keeps its chat in a database of the workflow's own. Nothing is lost by a
+failure: what was not delivered is found again, and what was is written down.
 """
 
 from stack.automation.template import (
@@ -218,8 +218,7 @@ HEALTH = """
 SELECT count(*) FILTER (WHERE active)::int AS people,
   count(*) FILTER (WHERE active AND failures > 0)::int AS failing,
   count(*) FILTER (WHERE active AND failures = 0 AND next_at < now() - interval '15 minutes')::int AS late,
-  max(last_ok) AS last_success
-FROM people
+  max(last_ok) AS last_success FROM people
 """
 
 
@@ -312,7 +311,9 @@ TEMPLATE = WorkflowTemplate(
             low=1,
             high=100,
         ),
-        Parameter(name="healthPath", kind=Kind.PATH, meaning="health: /webhook/<path>", default="gmail-to-telegram/health"),
+        Parameter(
+            name="healthPath", kind=Kind.PATH, meaning="health: /webhook/<path>", default="gmail-to-telegram/health"
+        ),
         Parameter(
             name="timezone",
             kind=Kind.TEXT,
@@ -363,7 +364,9 @@ TEMPLATE = WorkflowTemplate(
             limit=Slot("mailsAtOnce"),
             noticeAfter=Slot("noticeAfter"),
         ),
-        query("Due", (3, 0), DUE, "[$json.timezone, $json.people.replace(/@/g, '').trim()]", credential=KEPT, once=True),
+        query(
+            "Due", (3, 0), DUE, "[$json.timezone, $json.people.replace(/@/g, '').trim()]", credential=KEPT, once=True
+        ),
         somebody("Somebody is due", (4, 0), "username"),
         request(
             "Searched",
@@ -479,7 +482,9 @@ WHERE username = $1""",
             credential=KEPT,
             once=True,
         ),
-        telegram("Replied", (6, 4), "={{ $json.text.replace(/&/g, '&amp;').replace(/</g, '&lt;') }}", tries=5, wait_ms=5000),
+        telegram(
+            "Replied", (6, 4), "={{ $json.text.replace(/&/g, '&amp;').replace(/</g, '&lt;') }}", tries=5, wait_ms=5000
+        ),
         # What nobody expected: this workflow's own failures come here.
         Node(name="Failed", type="n8n-nodes-base.errorTrigger", version=1, at=(0, 6)),
         query("Tables for failures", (1, 6), TABLES, credential=KEPT, always_output=True, once=True),

@@ -1,7 +1,7 @@
 """A page in, a summary out: read and summarised by this machine.
 
-The webhook wants a key: whoever may call it can make this machine fetch pages. It fetches none of the machine's own or of
-its network's: a name needs a dot, an IP address is refused, and where a page leads elsewhere the caller is told.
+The webhook wants a key: whoever may call it can make this machine fetch pages. It fetches none of the machine's own or
+of its network's: a name needs a dot, an IP address is refused, and where a page leads elsewhere the caller is told.
 """
 
 from stack.automation.template import (
@@ -93,7 +93,9 @@ TEMPLATE = WorkflowTemplate(
             meaning="where the model is; the stack's own queue unless said",
             default=Ref("ollama", "queue"),
         ),
-        Parameter(name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()),
+        Parameter(
+            name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()
+        ),
         Parameter(
             name="characters",
             kind=Kind.NUMBER,
@@ -193,7 +195,9 @@ TEMPLATE = WorkflowTemplate(
         ),
     ),
     links=(
-        *chain("Asked", "Parameters", "Checked", "Fine", "Page", "Read", "Readable", "Where", "Model", "Summary", "Answer"),
+        *chain(
+            "Asked", "Parameters", "Checked", "Fine", "Page", "Read", "Readable", "Where", "Model", "Summary", "Answer"
+        ),
         Link("Fine", "Answer", 1),
         Link("Page", "Read", 1),
         Link("Readable", "Answer", 1),

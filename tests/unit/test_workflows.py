@@ -124,10 +124,14 @@ PLANTED: list[tuple[str, WorkflowTemplate, str]] = [
     ("n8n's own variables", with_value("={{ $vars.chat }}"), "reads $vars"),
     ("the process's variables", with_program("return process.env.HOME;"), "reads process.env"),
     ("an unknown variable", with_value("={{ $jsno.x }}"), "$jsno is no variable"),
-    ("an unknown node", with_value("={{ $('Askd').first().json }}"), "there is no node \"Askd\""),
+    ("an unknown node", with_value("={{ $('Askd').first().json }}"), 'there is no node "Askd"'),
     ("an unknown parameter", with_value(Slot("wrods")), "there is no parameter"),
     ("a community node", with_node(Node(name="New", type="n8n-nodes-evil.run", version=1)), "no node of n8n's own"),
-    ("a program of the machine", with_node(Node(name="New", type="n8n-nodes-base.executeCommand", version=1)), "allowed"),
+    (
+        "a program of the machine",
+        with_node(Node(name="New", type="n8n-nodes-base.executeCommand", version=1)),
+        "allowed",
+    ),
     (
         "an open webhook",
         with_node(Node(name="New", type=check.WEBHOOK, version=2, parameters={"path": "x"})),
@@ -259,7 +263,11 @@ def test_no_value_becomes_an_expression_or_leaves_its_line(kind: Kind, value: st
     ("kind", "good", "bad"),
     [
         (Kind.NUMBER, ["1", "10"], ["0", "11", "x", "1.5", "", "١"]),
-        (Kind.ADDRESS, ["http://ollama-queue:11435", "https://a.example/v1"], ["ftp://a", "https://u:p@a/", "https://a/?k=1"]),
+        (
+            Kind.ADDRESS,
+            ["http://ollama-queue:11435", "https://a.example/v1"],
+            ["ftp://a", "https://u:p@a/", "https://a/?k=1"],
+        ),
         (Kind.PATH, ["a", "a/b-c"], ["/a", "a/../b", "A", "a b", ""]),
         (Kind.NAMES, ["a", "a, @b"], ["", "a;b", 'a"', "={{ 1 }}"]),
         (Kind.MODEL, ["llama3.2:1b"], ["a b", ""]),
