@@ -112,7 +112,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def settings_of(stack: str) -> Settings:
     """The settings, even of a stack that cannot be planned yet: its secrets may be what somebody looks for here."""
-    return settings_module.from_files(ROOT, stack)
+    return settings_module.from_files(ROOT, stack, overrides=Session(stack).overrides())
 
 
 def _there(stack: str) -> tuple[dict[str, Mapping[str, Any]], str]:

@@ -30,7 +30,9 @@ DATABASE = "gmail-to-telegram"
 KEPT = "Database of gmail-to-telegram"
 BOT = "Telegram bot"
 
+# Two runs that make the same table at the same time fail, IF NOT EXISTS or not: one after the other, then.
 TABLES = """
+SELECT pg_advisory_xact_lock(1);
 CREATE TABLE IF NOT EXISTS people (
   username text PRIMARY KEY, telegram_user bigint NOT NULL, chat bigint NOT NULL,
   every_minutes int, at_times text, search text NOT NULL DEFAULT '', active boolean NOT NULL DEFAULT true,
