@@ -1,7 +1,8 @@
 """A template and the operator's parameters -> the workflow that n8n is given, its credentials without their content.
 
 What is not known while planning (a secret, another service's address) is {"$file": name}: the import reads it from a
-file beside it. Ids follow from names, so that the same template is the same workflow in every stack and at every `up`.
+file beside it. Ids follow from names, so that a template is the same workflow at every `up`; those of nodes are
+made the stack's own by the import, for they open doors.
 """
 
 from __future__ import annotations
