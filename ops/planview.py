@@ -214,7 +214,9 @@ def _measured_note(resolved: Plan, measured: Mapping[str, Footprint]) -> Iterabl
     if known:
         oldest = min(item.date for item in known.values())
         total = sum(item.idle_mb for item in known.values())
-        yield f"idle  {total:,.0f} MB measured for {len(known)} of {len(resolved.services)} services, since {oldest}"
+        built = "; with images built here" if any(item.images == ImageSource.AIRGAP for item in known.values()) else ""
+        count = f"{len(known)} of {len(resolved.services)} services"
+        yield f"idle  {total:,.0f} MB measured for {count}, since {oldest}{built}"
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:

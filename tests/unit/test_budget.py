@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stack import catalog
 from stack.model import (
     Alternative,
     ByTarget,
@@ -278,9 +279,8 @@ def test_a_refusal_of_many_services_takes_no_time() -> None:
 
 def test_what_the_server_is_told_is_what_is_counted() -> None:
     """The variables of Ollama and the plan's estimate say the same."""
-    from stack.services.ollama import SERVICE
-
-    memory, env = SERVICE.model_memory, SERVICE.container().env
+    ollama = next(spec for spec in catalog.discover() if spec.name == "ollama")
+    memory, env = ollama.model_memory, ollama.container().env
     assert memory is not None
     for name, counted in (
         ("OLLAMA_MAX_LOADED_MODELS", memory.loaded),
