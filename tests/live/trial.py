@@ -109,7 +109,8 @@ class Trial:
         for network in self.runtime.networks:
             if network.name not in docker("network", "ls", "--format", "{{.Name}}").split():
                 internal = ["--internal"] if network.internal else []
-                docker("network", "create", *internal, network.name)
+                icc = ["-o", "com.docker.network.bridge.enable_icc=false"] if network.isolated else []
+                docker("network", "create", *internal, *icc, network.name)
         wanted = None if only is None else tuple(only)
         for step in self.runtime.steps:
             if wanted is not None and not any(step.name.endswith(f"-{name}") for name in wanted):
