@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
+    record_models(session, plan)
     proven = None if arguments.no_prove else prove(session, plan, outputs)
     console.say()
     for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
@@ -161,6 +162,14 @@ def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:
     if pem and not (file.exists() and file.read_text(encoding="utf-8") == pem):
         write_atomically(file, str(pem))
         file.chmod(0o644)
+
+
+def record_models(session: Session, plan: Plan) -> None:
+    """Which version each model is, where the stack has models; a change since the last time is said."""
+    from ops import modelrecord
+
+    if modelrecord.has_models(plan):
+        modelrecord.after_up(session, plan)
 
 
 def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:
