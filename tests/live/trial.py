@@ -136,6 +136,7 @@ class Trial:
         argv += ["--stop-timeout", str(plan.stop_grace_s), "--pids-limit", str(plan.limits.pids)]
         argv += ["--memory", f"{plan.limits.memory_mb}m", "--memory-swap", f"{plan.limits.memory_mb}m"]
         argv += ["--cpus", str(plan.limits.cpus)]
+        argv += [word for name, value in plan.labels.items() for word in ("--label", f"{name}={value}")]
         argv += ["--shm-size", f"{plan.limits.shm_mb}m"] if plan.limits.shm_mb else []
         argv += ["--read-only"] if plan.read_only else []
         for path, size in plan.tmpfs.items():
@@ -187,6 +188,7 @@ class Trial:
             "--memory",
             f"{plan.memory_mb}m",
         ]
+        argv += [word for name, value in plan.labels.items() for word in ("--label", f"{name}={value}")]
         for name, value in env.items():
             argv += ["--env", f"{name}={value}"]
         for mount in plan.mounts:
