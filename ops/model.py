@@ -12,6 +12,7 @@ from typing import Any
 from ops import console, modeleval, modeljob, modelrecord, stackfile
 from ops.console import KitError
 from ops.modelserver import Model, ModelServer, container_of, server_of, service_of
+from ops.paths import private_directory
 from ops.progress import Progress
 from ops.session import Session
 from ops.stackstate import write_atomically
@@ -335,9 +336,6 @@ def evaluate(session: Session, plan: Plan, arguments: argparse.Namespace) -> int
 
 def keep(session: Session, document: Mapping[str, Any]) -> Path:
     """Write an evaluation down beside the stack's state."""
-    from ops.paths import private_directory
-
-    session.state.ensure()
     folder = private_directory(session.state.directory / "evaluations")
     file = folder / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     write_atomically(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

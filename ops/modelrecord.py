@@ -12,6 +12,7 @@ from typing import Any, cast
 from ops import console
 from ops.console import KitError
 from ops.modelserver import Model, server_of
+from ops.paths import private_directory
 from ops.session import Session
 from ops.stackstate import StackState, write_atomically
 from stack.derive import models
@@ -74,7 +75,7 @@ def remember(session: Session, plan: Plan, found: Iterable[Model]) -> list[str]:
     before = read(session.state)
     after, moved = updated(before, found, models.all_of(plan.settings), now)
     if after != before:
-        session.state.ensure()
+        private_directory(session.state.directory)
         document = {"models": {name: asdict(entry) for name, entry in sorted(after.items())}}
         write_atomically(file_of(session.state), json.dumps(document, indent=2) + "\n")
     return moved
