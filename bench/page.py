@@ -64,7 +64,9 @@ def main() -> int:
             url = plan.url(route)
             times = [load(plan, ca_pem, f"{url}/") for _ in range(arguments.n)]
             first = Series(f"{route.name}: first answer", [one[0] for one in times])
-            whole = Series(f"{route.name}: with everything it names ({times[0][2] / 2**20:.1f} MB)", [t[1] for t in times])
+            whole = Series(
+                f"{route.name}: with everything it names ({times[0][2] / 2**20:.1f} MB)", [t[1] for t in times]
+            )
             print(table([first, whole]))
             worst = max(worst, whole.median)
     return 0 if worst < AIM_S else 1

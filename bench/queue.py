@@ -85,7 +85,7 @@ class Figures:
         idle = "-" if self.idle is None else f"{self.idle:.2%}"
         return (
             f"  fairness {self.fairness:.4f}   dropped {self.dropped}   idle {idle}   "
-            f"{sum(self.answers)} answers, {self.tokens} tokens in {self.wall_s:.1f} s, longest wait {self.longest_s:.1f} s"
+            f"{sum(self.answers)} answers, {self.tokens} tokens, {self.wall_s:.1f} s, longest {self.longest_s:.1f} s"
         )
 
     @property

@@ -76,7 +76,9 @@ class Models:
         return {item.name: item.version for item in self.server.models()}
 
     def answer(self, name: str) -> str:
-        found = self.server.ask(name, "What is the colour of the sky?", {"temperature": 0, "seed": 7, "num_predict": 12})
+        found = self.server.ask(
+            name, "What is the colour of the sky?", {"temperature": 0, "seed": 7, "num_predict": 12}
+        )
         assert not found.error and found.tokens, found
         return found.text
 
@@ -125,11 +127,20 @@ CLOSED = [
     *((method, path) for path in ("/api/pull", "/api/push", "/api/create", "/api/copy") for method in ("POST", "PUT")),
     *(("DELETE", path) for path in ("/api/delete", "/API/delete", "/api//delete", "/api/delete/", "/api/delet%65")),
     *(("POST", f"/api/blobs/sha256:{'0' * 64}"), ("HEAD", f"/api/blobs/sha256:{'0' * 64}")),
-    *(("POST", path) for path in ("/API/PULL", "/Api/Pull", "/api/pul%6c", "/api/pul%6C", "/%61pi/pull", "/api%2fpull")),
+    *(
+        ("POST", path)
+        for path in ("/API/PULL", "/Api/Pull", "/api/pul%6c", "/api/pul%6C", "/%61pi/pull", "/api%2fpull")
+    ),
     *(("POST", path) for path in ("//api/pull", "/api//pull", "/./api/pull", "/api/./pull", "/api/generate/../pull")),
-    *(("POST", path) for path in ("/api/pull/", "/api/pull?/api/generate", "/api/pull;x", "/api/pull%00", "/api\\pull")),
+    *(
+        ("POST", path)
+        for path in ("/api/pull/", "/api/pull?/api/generate", "/api/pull;x", "/api/pull%00", "/api\\pull")
+    ),
     *(("POST", path) for path in ("/x/../api/pull", "/api/generate%2f..%2fpull", "http://ollama/api/pull")),
-    *(("POST", path) for path in ("/api/me", "/api/signout", "/api/experimental/aliases", "/api/experimental/web_fetch")),
+    *(
+        ("POST", path)
+        for path in ("/api/me", "/api/signout", "/api/experimental/aliases", "/api/experimental/web_fetch")
+    ),
     *(("GET", path) for path in ("/api/status", "/api/pull", "/metrics", "/debug/pprof/", "/v1/models/a%2f..%2fb")),
 ]
 
@@ -173,9 +184,7 @@ def test_nobody_but_the_queue_reaches_the_server(models: Models) -> None:
 
 
 def test_eight_people_get_the_same_nothing_is_lost_and_the_model_is_kept_busy(models: Models) -> None:
-    found = bench.measure(
-        models.docker, models.plan, clients=8, seconds=12, tokens=400, model="kit-tiny-chat"
-    )
+    found = bench.measure(models.docker, models.plan, clients=8, seconds=12, tokens=400, model="kit-tiny-chat")
     print(found.row())
     assert found.dropped == 0
     assert min(found.answers) >= 2, "too few answers to say anything"
@@ -201,9 +210,7 @@ def test_who_asks_one_thing_passes_who_asks_ten(models: Models) -> None:
 
 
 def test_a_full_queue_says_so_and_when_to_come_back(models: Models) -> None:
-    body = json.dumps(
-        {"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": {"num_predict": 400}}
-    )
+    body = json.dumps({"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": {"num_predict": 400}})
     with ThreadPoolExecutor(queue.WAITING_EACH + 8) as pool:
         asked = [
             pool.submit(models.raw, "POST", "/api/generate", body, X_OpenWebUI_User_Id="greedy")
@@ -236,7 +243,9 @@ def test_a_second_server_takes_part_once_it_has_the_models(models: Models) -> No
     def served_by() -> set[str]:
         mark = docker("logs", QUEUE, check=False).count("\n")
         with ThreadPoolExecutor(6) as pool:
-            assert {each[0] for each in pool.map(lambda _: models.raw("POST", "/api/generate", body), range(6))} == {200}
+            assert {each[0] for each in pool.map(lambda _: models.raw("POST", "/api/generate", body), range(6))} == {
+                200
+            }
         lines = docker("logs", QUEUE, check=False).splitlines()[mark:]
         return {line.split()[2].split("/")[1] for line in lines if " inference/" in line}
 
@@ -294,7 +303,9 @@ def test_the_life_of_a_model(models: Models, capsys: pytest.CaptureFixture[str])
 
     assert models.kit("add", "kit-tiny-chat-b", "--refresh") == 0
     assert "nothing newer" in capsys.readouterr().out
-    assert sorted(models.versions()) == sorted(["kit-tiny-chat:latest", name, f"{name}-kept-{old}", "kit-tiny-embed:latest"])
+    assert sorted(models.versions()) == sorted(
+        ["kit-tiny-chat:latest", name, f"{name}-kept-{old}", "kit-tiny-embed:latest"]
+    )
 
     assert models.kit("switch", "kit-tiny-chat-b", old[:5]) == 0
     assert models.answer(name) == old_answer and models.versions()[f"{name}-kept-{new}"] == new
@@ -324,7 +335,9 @@ def test_the_life_of_a_model(models: Models, capsys: pytest.CaptureFixture[str])
         models.kit("remove", "kit-tiny-chat")
 
 
-def test_a_model_that_left_the_list_stays_until_it_is_removed(models: Models, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_left_the_list_stays_until_it_is_removed(
+    models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
     docker("exec", SERVER, "ollama", "cp", "kit-tiny-chat", "left")
     models.trial.run(next(job for job in models.trial.runtime.jobs if "KIT_MODELS" in job.env))
     capsys.readouterr()
@@ -385,9 +398,11 @@ def test_a_stack_that_is_down_has_a_list_and_says_how_to_come_up(
 
 
 def test_a_port_that_nobody_listens_at_is_a_sentence(models: Models) -> None:
-    with pytest.raises(KitError, match=r"does not answer at its port 9: Connection refused"):
-        with tunnel.answer(models.docker, SERVER, 9, "GET", "/"):
-            pass
+    with (
+        pytest.raises(KitError, match=r"does not answer at its port 9: Connection refused"),
+        tunnel.answer(models.docker, SERVER, 9, "GET", "/"),
+    ):
+        pass
 
 
 # ------------------------------------------------------------------------------------------------ the progress
@@ -418,5 +433,3 @@ def test_what_a_job_says_is_shown_while_it_runs(models: Models) -> None:
     finally:
         docker("rm", "-f", name, check=False)
     assert "pulling" not in stream.getvalue().replace("stack", ""), "details have no line of their own"
-
-

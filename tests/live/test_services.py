@@ -199,7 +199,8 @@ def test_the_queue_refuses_changes_lets_lists_pass_and_says_when_it_is_full(serv
         def ask(path, body=None, method=None):
             data = json.dumps(body).encode() if body is not None else None
             person = {"X-OpenWebUI-User-Id": str(random.random())}  # one person may not take all places
-            request = urllib.request.Request("http://ollama-queue:11435" + path, data=data, method=method, headers=person)
+            url = "http://ollama-queue:11435" + path
+            request = urllib.request.Request(url, data=data, method=method, headers=person)
             begin = time.monotonic()
             try:
                 with urllib.request.urlopen(request, timeout=600) as answer:

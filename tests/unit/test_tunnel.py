@@ -50,7 +50,16 @@ class _Handler(socketserver.StreamRequestHandler):
             return
         assert path == "/exec/e1/start"
         self.wfile.write(b"HTTP/1.1 " + server.status + b"\r\nConnection: Upgrade\r\n\r\n")
-        server.told = self.connection.recv(1 << 16)
+        if server.status.startswith(b"4"):
+            return
+        told, length = b"", 0
+        while line := self.rfile.readline():
+            told += line
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+            if not line.strip():
+                break
+        server.told = told + self.rfile.read(length)
         for part in server.frames:
             self.wfile.write(part)
         if server.frames and server.frames[-1].startswith(b"\x02"):
@@ -81,7 +90,13 @@ def api(engine: ExecEngine) -> DockerApi:
 
 
 WHOLE = [frame(1, REPLY + BODY)]
-TORN = [frame(1, REPLY[:7]), frame(2, b"a warning\n"), frame(1, b""), frame(1, REPLY[7:] + BODY[:3]), frame(1, BODY[3:])]
+TORN = [
+    frame(1, REPLY[:7]),
+    frame(2, b"a warning\n"),
+    frame(1, b""),
+    frame(1, REPLY[7:] + BODY[:3]),
+    frame(1, BODY[3:]),
+]
 
 
 @pytest.mark.parametrize("engine", [(WHOLE,), (TORN,), (WHOLE, b"200 OK")], indirect=True)
@@ -100,19 +115,22 @@ REFUSED = [frame(2, b"bash: connect: Connection refused\nbash: line 1: x: Connec
 
 @pytest.mark.parametrize("engine", [(REFUSED,)], indirect=True)
 def test_a_port_where_nobody_listens_is_named_with_the_reason(engine: ExecEngine) -> None:
-    with pytest.raises(EngineError, match=r"^c does not answer at its port 9: Connection refused\."):
-        with tunnel.answer(api(engine), "c", 9, "GET", "/", timeout=5):
-            pass
+    with (
+        pytest.raises(EngineError, match=r"^c does not answer at its port 9: Connection refused\."),
+        tunnel.answer(api(engine), "c", 9, "GET", "/", timeout=5),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("engine", [([], b"409 Conflict")], indirect=True)
 def test_an_exec_that_the_engine_does_not_start_is_its_refusal(engine: ExecEngine) -> None:
-    with pytest.raises(ApiError, match="409"):
-        with tunnel.answer(api(engine), "c", 9, "GET", "/", timeout=5):
-            pass
+    with pytest.raises(ApiError, match="409"), tunnel.answer(api(engine), "c", 9, "GET", "/", timeout=5):
+        pass
 
 
 def test_an_engine_that_is_not_there_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no Docker engine listens"):
-        with tunnel.answer(DockerApi(f"unix://{tmp_path}/none.sock"), "c", 9, "GET", "/"):
-            pass
+    with (
+        pytest.raises(EngineError, match="no Docker engine listens"),
+        tunnel.answer(DockerApi(f"unix://{tmp_path}/none.sock"), "c", 9, "GET", "/"),
+    ):
+        pass
