@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ops import tunnel
 from ops.console import KitError
-from ops.engine import DockerApi
+from ops.engine import DockerApi, EngineError
 from ops.enginestate import look
 from ops.session import Session
 from stack.derive.queue import queued_service
@@ -84,24 +84,16 @@ class ModelServer:
         body = {"model": model, "prompt": prompt, "stream": True, "options": dict(options)}
         started = time.monotonic()
         container, port = self._queue
-        with tunnel.answer(self._docker, container, port, "POST", "/api/generate", body, timeout=timeout) as response:
-            if response.status != 200:
-                found.error = _error(response.read(), response.status)
-                return found
-            for event in _lines(response):
-                if event.get("error"):
-                    found.error = str(event["error"])
-                    break
-                # Models that think aloud do so in a field of its own: that is an answer on its way as well.
-                if (event.get("response") or event.get("thinking")) and not found.first_token_s:
-                    found.first_token_s = time.monotonic() - started
-                found.pieces.append(str(event.get("response") or ""))
-                if event.get("done"):
-                    found.tokens = int(event.get("eval_count") or 0)
-                    found.prompt_tokens = int(event.get("prompt_eval_count") or 0)
-                    found.load_s = int(event.get("load_duration") or 0) / 1e9
-                    found.prompt_s = int(event.get("prompt_eval_duration") or 0) / 1e9
-                    found.answer_s = int(event.get("eval_duration") or 0) / 1e9
+        request = ("POST", "/api/generate", body)
+        try:
+            with tunnel.answer(self._docker, container, port, *request, timeout=timeout) as response:
+                if response.status != 200:
+                    found.error = _error(response.read(), response.status)
+                    return found
+                for event in _lines(response):
+                    _hear(found, event, time.monotonic() - started)
+        except (EngineError, ValueError) as error:
+            found.error = error.what if isinstance(error, EngineError) else f"the answer broke off: {error}"
         found.text = "".join(found.pieces)
         found.total_s = time.monotonic() - started
         if not found.error and not found.tokens:
@@ -154,6 +146,22 @@ def _model(raw: Mapping[str, Any]) -> Model:
         parameters=str(details.get("parameter_size") or ""),
         quantization=str(details.get("quantization_level") or ""),
     )
+
+
+def _hear(found: Answer, event: Mapping[str, Any], after_s: float) -> None:
+    """Take one line of a streamed answer in."""
+    if event.get("error"):
+        found.error = str(event["error"])
+    # Models that think aloud do so in a field of its own: that is an answer on its way as well.
+    if (event.get("response") or event.get("thinking")) and not found.first_token_s:
+        found.first_token_s = after_s
+    found.pieces.append(str(event.get("response") or ""))
+    if event.get("done"):
+        found.tokens = int(event.get("eval_count") or 0)
+        found.prompt_tokens = int(event.get("prompt_eval_count") or 0)
+        found.load_s = int(event.get("load_duration") or 0) / 1e9
+        found.prompt_s = int(event.get("prompt_eval_duration") or 0) / 1e9
+        found.answer_s = int(event.get("eval_duration") or 0) / 1e9
 
 
 def _lines(response: Any) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ class EditError(ValueError):
 
 def save_list(path: Path, project_name: str, key: str, items: Sequence[str]) -> None:
     """Make `key` of the project in a stack file exactly this list. KitError with what to write when it cannot be."""
+    path = path.resolve()  # a link stays one
     text = path.read_text(encoding="utf-8")
     try:
         changed = with_list(text, project_name, key, items)
