@@ -36,11 +36,12 @@ FAIR, IDLE = 0.95, 0.02
 
 PROGRAM = """
 import json, sys, threading, time, urllib.error, urllib.request
-url, model, clients, seconds, tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+url, model, clients, seconds, tokens, threads = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 answers, until = [], time.monotonic() + seconds
 
 def ask(client):
     options = {"num_predict": tokens, "temperature": 1, "seed": client}
+    if threads: options["num_thread"] = threads
     body = {"model": model, "prompt": f"Question of person {client}", "stream": False, "options": options}
     headers = {"Content-Type": "application/json", "X-OpenWebUI-User-Id": f"person-{client}"}
     begin = time.monotonic()
@@ -61,10 +62,10 @@ def person(client):
         answers.append(ask(client))
 
 ask(0)  # the model is loaded before anybody is timed
-threads = [threading.Thread(target=person, args=(number,)) for number in range(clients)]
+people = [threading.Thread(target=person, args=(number,)) for number in range(clients)]
 begin = time.time()
-for thread in threads: thread.start()
-for thread in threads: thread.join()
+for one in people: one.start()
+for one in people: one.join()
 print(json.dumps({"begin": begin, "answers": answers}))
 """
 
@@ -99,22 +100,23 @@ def jain(shares: Sequence[float]) -> float:
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0
 
 
-def idle_share(served: Iterable[tuple[float, float]]) -> float | None:
-    """The part of the time between the first start and the last end that lies in none of the intervals."""
-    ordered = sorted(served)
-    if len(ordered) < 2:
+def idle_share(served: Iterable[tuple[str, float, float]]) -> float | None:
+    """The part of the time between the first start and the last end in which servers had nothing; None without any.
+
+    A server has one question at a time, so its busy time is the plain sum: the engine's time stamps are some
+    milliseconds off, and only the first and the last of them count here.
+    """
+    found = list(served)
+    if len(found) < 2:
         return None
-    first, last = ordered[0][0], max(end for _, end in ordered)
-    busy, reached = 0.0, first
-    for start, end in ordered:
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return max(0.0, 1 - busy / (last - first)) if last > first else None
+    span = max(end for _, _, end in found) - min(start for _, start, _ in found)
+    busy = sum(end - start for _, start, end in found)
+    return max(0.0, 1 - busy / (span * len({server for server, _, _ in found}))) if span > 0 else None
 
 
-def served(log: Iterable[str], backend: str, since: float) -> list[tuple[float, float]]:
-    """When the queue had a question with a model, as (start, end), from its log with the engine's time stamps."""
-    found: list[tuple[float, float]] = []
+def served(log: Iterable[str], backend: str, since: float) -> list[tuple[str, float, float]]:
+    """When the queue had a question with a model: server, start, end, from its log with the engine's time stamps."""
+    found: list[tuple[str, float, float]] = []
     pattern = re.compile(r"(\S+) \S+ \S+ (\w+)/(\S+) (-?\d+)/(-?\d+)/(-?\d+)/(-?\d+)/(-?\d+) (\d+) ")
     for line in log:
         match = pattern.match(line)
@@ -124,17 +126,23 @@ def served(log: Iterable[str], backend: str, since: float) -> list[tuple[float, 
         read, waited, total = int(match[4]), int(match[5]), int(match[8])
         start = end - (total - read - waited) / 1000
         if start >= since:
-            found.append((start, end))
+            found.append((match[3], start, end))
     return found
 
 
-def measure(docker: DockerApi, plan: Plan, *, clients: int, seconds: int, tokens: int, model: str) -> Figures:
-    """Ask, and read the queue's log. RuntimeError with what was said when the clients could not run."""
+def measure(
+    docker: DockerApi, plan: Plan, *, clients: int, seconds: int, tokens: int, model: str, threads: int = 0
+) -> Figures:
+    """Ask, and read the queue's log. RuntimeError with what was said when the clients could not run.
+
+    threads: of the model, 0 for its own. A tiny model on a machine that does other things is faster with one: its
+    threads wait for each other after every step.
+    """
     queue, port = container_of(service_of(plan), "queue")
     built = runtime.build(plan)
     network = next(network.name for network in built.networks if network.zone is Zone.APP)
     host = next(c.host_name for c in service_of(plan).containers if c.docker_name == queue)
-    words = [f"http://{host}:{port}/api/generate", model, str(clients), str(seconds), str(tokens)]
+    words = [f"http://{host}:{port}/api/generate", model, str(clients), str(seconds), str(tokens), str(threads)]
     name = f"kit-{plan.stack}-askers"
     docker.remove_container(name, grace=0)
     labels = {"aikit.stack": plan.stack, "aikit.kind": "job"}
@@ -168,7 +176,7 @@ def measure(docker: DockerApi, plan: Plan, *, clients: int, seconds: int, tokens
         fairness=jain(counts),
         idle=idle_share(intervals),
         tokens=sum(answer["tokens"] for answer in good),
-        wall_s=max((end for _, end in intervals), default=0) - min((start for start, _ in intervals), default=0),
+        wall_s=max((end for *_, end in intervals), default=0) - min((start for _, start, _ in intervals), default=0),
         longest_s=max((answer["seconds"] for answer in answers), default=0.0),
     )
 
@@ -192,6 +200,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--model")
     arguments = parser.parse_args()
     session = Session(arguments.stack)
@@ -204,6 +213,7 @@ def main() -> int:
         seconds=arguments.seconds,
         tokens=arguments.tokens,
         model=arguments.model or models.chat(plan.settings)[0],
+        threads=arguments.threads,
     )
     print(found.row())
     return 0 if found.good else 1

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ops import console, venv
 from ops.console import KitError
@@ -68,7 +69,9 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|add|remove|switch|eval")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|add|remove|switch|eval", parser_class=_ActionParser
+    )
 
     def action(name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
         return actions.add_parser(
@@ -235,6 +238,21 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise KitError(f"{self.prog}: {message}", f"{self.prog} --help", code=2)
+
+
+class _ActionParser(_Parser):
+    """For what follows an action: options may stand anywhere, also between its words."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        if self._inside or {"-h", "--help"} & set(args or ()):  # the help names its words only in one go
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def parser_for(verb: Verb) -> argparse.ArgumentParser:

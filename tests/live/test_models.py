@@ -10,10 +10,10 @@ import argparse
 import http.client
 import io
 import json
+import re
 import shutil
-import time
+import textwrap
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.live
 ROOT = Path(__file__).resolve().parents[2]
 STACK = "mdl"
 QUEUE, SERVER = f"kit-{STACK}-ollama-queue", f"kit-{STACK}-ollama"
-SECOND = f"kit-{STACK}-second"
+SECOND, ASKERS = f"kit-{STACK}-second", f"kit-{STACK}-asking"
 STEPS = ("ollama", "ollama-queue", "ollama-models")
 STACK_FILE = """\
 # The models of a test.
@@ -51,6 +51,23 @@ config:
   ai-kit:embeddingModel: kit-tiny-embed
   ai-kit:electricityCents: 30
   ai-kit:powerWatts: 20
+"""
+
+
+ASKING = """
+        import concurrent.futures, json, sys, time, urllib.error, urllib.request
+        BASE, finished = "http://ollama-queue:11435", []
+        def ask(who, tokens):
+            options = {"num_predict": tokens, "num_thread": 1}  # two would wait for each other beside other tests
+            body = {"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": options}
+            headers = {"Content-Type": "application/json", "X-OpenWebUI-User-Id": who}
+            request = urllib.request.Request(BASE + "/api/generate", json.dumps(body).encode(), headers)
+            try:
+                with urllib.request.urlopen(request, timeout=300) as answer:
+                    json.load(answer)["eval_count"]
+                    finished.append((who, answer.status, None, ""))
+            except urllib.error.HTTPError as error:
+                finished.append((who, error.code, error.headers["Retry-After"], error.read().decode()))
 """
 
 
@@ -81,6 +98,25 @@ class Models:
         )
         assert not found.error and found.tokens, found
         return found.text
+
+    def python(self, program: str) -> str:
+        """Run a program where the services are, with an image that has Python."""
+        image = next(c.image for c in self.trial.runtime.containers if c.service == "open-webui")
+        docker("rm", "-f", ASKERS, check=False)
+        argv = [
+            "run",
+            "--rm",
+            "-i",
+            "--name",
+            ASKERS,
+            "--network",
+            f"kit-{STACK}-app",
+            "--entrypoint",
+            "python3",
+            image,
+            "-",
+        ]
+        return docker(*argv, data=textwrap.dedent(program).encode())
 
     def raw(self, method: str, path: str, body: str = "{}", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
         """A request line exactly as written, at the queue's port."""
@@ -116,7 +152,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
             running.up(only=STEPS)
             yield Models(session, plan, running)
         finally:
-            docker("rm", "-fv", SECOND, check=False)
+            docker("rm", "-fv", SECOND, ASKERS, check=False)
             running.down()
 
 
@@ -167,7 +203,7 @@ def test_nobody_but_the_queue_reaches_the_server(models: Models) -> None:
     address = json.loads(docker("inspect", SERVER))[0]["NetworkSettings"]["Networks"]
 
     def reaches(zone: str, host: str, port: int) -> bool:
-        test = f"nc -z -w 3 {host} {port} && echo reached || echo not"
+        test = f"nc -w 3 {host} {port} -e true && echo reached || echo not"
         network = f"kit-{STACK}-{zone}"
         return docker("run", "--rm", "--network", network, image, "sh", "-c", test).strip() == "reached"
 
@@ -184,7 +220,9 @@ def test_nobody_but_the_queue_reaches_the_server(models: Models) -> None:
 
 
 def test_eight_people_get_the_same_nothing_is_lost_and_the_model_is_kept_busy(models: Models) -> None:
-    found = bench.measure(models.docker, models.plan, clients=8, seconds=12, tokens=400, model="kit-tiny-chat")
+    found = bench.measure(
+        models.docker, models.plan, clients=8, seconds=12, tokens=400, model="kit-tiny-chat", threads=1
+    )
     print(found.row())
     assert found.dropped == 0
     assert min(found.answers) >= 2, "too few answers to say anything"
@@ -193,39 +231,45 @@ def test_eight_people_get_the_same_nothing_is_lost_and_the_model_is_kept_busy(mo
 
 
 def test_who_asks_one_thing_passes_who_asks_ten(models: Models) -> None:
-    body = {"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": {"num_predict": 200}}
-    finished: list[str] = []
+    program = (
+        ASKING
+        + """
+        with concurrent.futures.ThreadPoolExecutor(11) as pool:
+            asked = [pool.submit(ask, "many", 200) for _ in range(10)]
+            while not finished: time.sleep(0.01)
+            asked.append(pool.submit(ask, "one", 200))
+        print(json.dumps(finished))
+    """
+    )
+    finished = json.loads(models.python(program))
+    assert {status for _, status, _, _ in finished} == {200}
+    order = [who for who, *_ in finished]
+    assert order.index("one") <= 5, order
 
-    def ask(who: str) -> None:
-        assert models.raw("POST", "/api/generate", json.dumps(body), X_OpenWebUI_User_Id=who)[0] == 200
-        finished.append(who)
 
-    with ThreadPoolExecutor(11) as pool:
-        asked = [pool.submit(ask, "many") for _ in range(10)]
-        eventually(lambda: len(finished) >= 1, 60)
-        asked.append(pool.submit(ask, "one"))
-        for each in asked:
-            each.result()
-    assert finished.index("one") <= 5, finished
-
-
-def test_a_full_queue_says_so_and_when_to_come_back(models: Models) -> None:
-    body = json.dumps({"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": {"num_predict": 400}})
-    with ThreadPoolExecutor(queue.WAITING_EACH + 8) as pool:
-        asked = [
-            pool.submit(models.raw, "POST", "/api/generate", body, X_OpenWebUI_User_Id="greedy")
-            for _ in range(queue.WAITING_EACH + 8)
-        ]
-        time.sleep(1.5)
-        begin = time.monotonic()
-        assert models.raw("GET", "/api/tags")[0] == 200
-        assert time.monotonic() - begin < 5, "a list waited in the queue"
-        answers = [each.result() for each in asked]
-    refused = [answer for answer in answers if answer[0] == 503]
-    assert {answer[0] for answer in answers} <= {200, 503} and len(answers) - len(refused) >= queue.WAITING_EACH
-    assert refused, "all were let in"
-    for _, headers, text in refused:
-        assert headers["Retry-After"] == "30" and "queue is full" in text
+def test_a_full_queue_says_so_and_when_to_come_back_and_lists_do_not_wait(models: Models) -> None:
+    """One person fills their part of the queue; somebody else still gets in."""
+    program = (
+        ASKING
+        + """
+        with concurrent.futures.ThreadPoolExecutor(60) as pool:
+            asked = [pool.submit(ask, "greedy", 800) for _ in range(NUMBER)]
+            time.sleep(1)
+            begin = time.monotonic()
+            urllib.request.urlopen(BASE + "/api/tags", timeout=60).read()
+            listed = time.monotonic() - begin
+            other = pool.submit(ask, "other", 10)
+        print(json.dumps([finished, listed]))
+    """.replace("NUMBER", str(queue.WAITING_EACH + 16))
+    )
+    finished, listed = json.loads(models.python(program))
+    assert listed < 2, "a list waited in the queue"
+    refused = [entry for entry in finished if entry[1] == 503]
+    assert len(refused) >= 5 and {entry[0] for entry in refused} == {"greedy"}
+    for _, _, after, text in refused:
+        assert after == "30" and "queue is full" in text
+    answered = [who for who, status, *_ in finished if status == 200]
+    assert len(answered) == len(finished) - len(refused) and "other" in answered
 
 
 def test_a_second_server_takes_part_once_it_has_the_models(models: Models) -> None:
@@ -238,21 +282,26 @@ def test_a_second_server_takes_part_once_it_has_the_models(models: Models) -> No
     changed = replace(models.plan.settings, ollama_backends=("second:11434",))
     before = models.trial.runtime
     models.trial.runtime = runtime.build(replace(models.plan, settings=changed))
-    body = json.dumps({"model": "kit-tiny-chat", "prompt": "x", "stream": False, "options": {"num_predict": 200}})
+    program = (
+        ASKING
+        + """
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda number: ask(f"person {number}", 200), range(6)))
+        print(json.dumps(finished))
+    """
+    )
 
     def served_by() -> set[str]:
         mark = docker("logs", QUEUE, check=False).count("\n")
-        with ThreadPoolExecutor(6) as pool:
-            assert {each[0] for each in pool.map(lambda _: models.raw("POST", "/api/generate", body), range(6))} == {
-                200
-            }
+        finished = json.loads(models.python(program))
+        if {entry[1] for entry in finished} != {200}:
+            return {str(finished)}
         lines = docker("logs", QUEUE, check=False).splitlines()[mark:]
-        return {line.split()[2].split("/")[1] for line in lines if " inference/" in line}
+        return set(re.findall(r" queue inference/(\S+) ", "\n".join(lines)))
 
     try:
         models.trial.reload(QUEUE)
-        time.sleep(8)
-        assert served_by() == {"ollama"}, "a server without the models was asked"
+        eventually(lambda: served_by() == {"ollama"}, 60)  # the other one lacks the models
         models.trial.run(replace(job, name=f"{job.name}-second", env={**job.env, "OLLAMA_HOST": "http://second:11434"}))
         eventually(lambda: served_by() == {"ollama", "remote-1"}, 90)
     finally:

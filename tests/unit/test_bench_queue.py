@@ -25,17 +25,19 @@ def test_fairness_of_known_shares() -> None:
 @pytest.mark.parametrize(
     ("intervals", "expected"),
     [
-        ([(0, 1), (1, 2)], 0),
-        ([(0, 1), (2, 3)], 1 / 3),
-        ([(2, 3), (0, 1), (0.5, 1)], 1 / 3),
-        ([(0, 3), (1, 2)], 0),
-        ([(0, 1)], None),
+        ([("a", 0, 1), ("a", 1, 2)], 0),
+        ([("a", 0, 1), ("a", 2, 3)], 1 / 3),
+        ([("a", 0, 1.01), ("a", 0.99, 2)], 0),
+        ([("a", 0, 2), ("b", 0, 1)], 1 / 4),
+        ([("a", 0, 1)], None),
         ([], None),
     ],
 )
-def test_idle_is_what_no_interval_covers(intervals: list[tuple[float, float]], expected: float | None) -> None:
+def test_idle_is_what_the_servers_were_not_asked_for(
+    intervals: list[tuple[str, float, float]], expected: float | None
+) -> None:
     found = idle_share(intervals)
-    assert found == expected if expected is None else found == pytest.approx(expected)
+    assert found is None if expected is None else found == pytest.approx(expected)
 
 
 def test_the_queues_log_says_when_a_question_was_with_a_model() -> None:
@@ -49,8 +51,8 @@ def test_the_queues_log_says_when_a_question_was_with_a_model() -> None:
         line.replace("inference/ollama", "listing/ollama"),
         "2026-01-01T00:00:00.000000000Z [NOTICE] something else",
     ]
-    ((start, end),) = served(lines, "inference", 0)
-    assert end - start == pytest.approx(0.4)
+    ((server, start, end),) = served(lines, "inference", 0)
+    assert server == "ollama" and end - start == pytest.approx(0.4)
     assert served(lines, "inference", end) == []
 
 

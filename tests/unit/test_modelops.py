@@ -200,6 +200,8 @@ def test_the_job_for_one_model_is_the_stacks_own_and_as_confined() -> None:
     [
         ("list", {"action": "list", "stack": "dev", "json": False}),
         ("add llama3.2:3b pi --refresh", {"name": "llama3.2:3b", "stack": "pi", "refresh": True, "anyway": False}),
+        ("add --refresh llama3.2:3b --anyway pi", {"name": "llama3.2:3b", "stack": "pi", "refresh": True}),
+        ("eval --json q.txt --models a,b gpu", {"file": "q.txt", "models": "a,b", "stack": "gpu", "json": True}),
         ("remove a gpu --version abc", {"name": "a", "stack": "gpu", "version": "abc"}),
         ("switch a abc", {"name": "a", "version": "abc", "stack": "dev"}),
         ("eval q.txt --models a,b --max-tokens 5 --json", {"file": "q.txt", "models": "a,b", "max_tokens": 5}),
