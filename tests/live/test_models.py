@@ -292,11 +292,11 @@ def test_a_second_server_takes_part_once_it_has_the_models(models: Models) -> No
     )
 
     def served_by() -> set[str]:
-        mark = docker("logs", QUEUE, check=False).count("\n")
+        mark = docker("logs", QUEUE).count("\n")
         finished = json.loads(models.python(program))
         if {entry[1] for entry in finished} != {200}:
             return {str(finished)}
-        lines = docker("logs", QUEUE, check=False).splitlines()[mark:]
+        lines = docker("logs", QUEUE).splitlines()[mark:]
         return set(re.findall(r" queue inference/(\S+) ", "\n".join(lines)))
 
     try:
