@@ -27,7 +27,8 @@ OLD, NEW = "a" * 64, "b" * 64
 
 
 def plan(**changes: object) -> Plan:
-    settings = Settings(stack="t", target=Target.DEV, **changes)  # pyright: ignore[reportArgumentType]
+    room = {"memory_mb": 16384, "model_memory_mb": 8192}
+    settings = Settings(stack="t", target=Target.DEV, **{**room, **changes})  # pyright: ignore[reportArgumentType]
     return build(settings, profile(settings), CATALOG)
 
 
@@ -160,7 +161,7 @@ def test_what_something_depends_on_stays() -> None:
 def test_what_does_not_fit_is_refused_with_figures() -> None:
     with pytest.raises(KitError) as caught:
         model.refuse_too_large(plan(), "big:70b", 40_000, "by its name about")
-    assert "40,000 MB" in caught.value.what and "2,048 MB" in caught.value.what and "--anyway" in caught.value.fix
+    assert "40,000 MB" in caught.value.what and "8,192 MB" in caught.value.what and "--anyway" in caught.value.fix
     model.refuse_too_large(plan(), "small:1b", 800, "by its name about")
     model.refuse_too_large(plan(), "unknown", None, "by its name about")
 
