@@ -175,7 +175,7 @@ class Part:
         """`outputs`: package, file, linker flags. One command each: the linker's flags differ."""
         counter = _Packages(self.total)
         with progress.step(f"building {what}") as step:
-            overlay = self._overlay(step)
+            changed = self._changed(step)
             for package, file, flags in outputs:
                 command = [
                     self.go.program,
@@ -185,40 +185,46 @@ class Part:
                     str(file),
                     "-ldflags",
                     f"-s -w {flags}".strip(),
-                    *overlay,
+                    *changed,
                     package,
                 ]
                 run_logged(_nice(command), log=self.log, step=step, cwd=self.directory, env=self.go.env, note=counter)
 
-    def _overlay(self, step: Step) -> list[str]:
-        """Flags by which the compiler reads our version of what changes.json names. The modules stay as they are."""
-        work = fresh(home() / f".overlay-{self.directory.name}")
-        replaced: dict[str, str] = {}
-        for number, change in enumerate(changes(self.directory.name)):
-            found = run_logged(
-                [self.go.program, "list", "-m", "-f", "{{.Dir}}", change["module"]],
-                log=self.log,
-                step=step,
-                cwd=self.directory,
-                env=self.go.env,
-                keep_stdout=True,
-            )
-            original = Path(found[0]) / change["file"]
-            text = original.read_text(encoding="utf-8")
-            if text.count(change["from"]) != 1:
-                raise ToolchainError(
-                    f"{change['module']} no longer has the line that {self.directory.name}/changes.json changes:"
-                    f" {change['from']}",
-                    "see whether the change is still wanted, and adapt or remove it",
-                )
-            ours = work / f"{number}.go"
-            ours.write_text(text.replace(change["from"], change["to"]), encoding="utf-8")
-            replaced[str(original)] = str(ours)
-        if not replaced:
+    def _changed(self, step: Step) -> list[str]:
+        """Flags by which Go takes our copy of a module where changes.json changes a line of it.
+
+        The copy is made of the module whose checksum was verified; go.mod in the clone stays as it is.
+        """
+        work = fresh(home() / f".changed-{self.directory.name}")
+        wanted = changes(self.directory.name)
+        if not wanted:
             return []
-        listing = work / "overlay.json"
-        listing.write_text(json.dumps({"Replace": replaced}), encoding="utf-8")
-        return ["-overlay", str(listing)]
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(self.directory / name, work)
+
+        def go(*arguments: str) -> list[str]:
+            command = [self.go.program, *arguments]
+            return run_logged(command, log=self.log, step=step, cwd=self.directory, env=self.go.env, keep_stdout=True)
+
+        for module in sorted({change["module"] for change in wanted}):
+            copy = work / module.rpartition("/")[2]
+            shutil.copytree(go("list", "-m", "-f", "{{.Dir}}", module)[0], copy)
+            for change in wanted:
+                if change["module"] == module:
+                    _change(copy / change["file"], change, self.directory.name)
+            go("mod", "edit", f"-replace={module}={copy}", str(work / "go.mod"))
+        return [f"-modfile={work / 'go.mod'}"]
+
+
+def _change(file: Path, change: Mapping[str, str], module: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    if text.count(change["from"]) != 1:
+        raise ToolchainError(
+            f"{change['module']} no longer has the line that {module}/changes.json changes: {change['from']}",
+            "see whether the change is still wanted, and adapt or remove it",
+        )
+    file.chmod(0o644)  # modules may be read-only
+    file.write_text(text.replace(change["from"], change["to"]), encoding="utf-8")
 
 
 def changes(module: str) -> list[dict[str, str]]:
