@@ -36,12 +36,11 @@ FAIR, IDLE = 0.95, 0.02
 
 PROGRAM = """
 import json, sys, threading, time, urllib.error, urllib.request
-url, model, clients, seconds, tokens, threads = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+url, model, clients, seconds, tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 answers, until = [], time.monotonic() + seconds
 
 def ask(client):
     options = {"num_predict": tokens, "temperature": 1, "seed": client}
-    if threads: options["num_thread"] = threads
     body = {"model": model, "prompt": f"Question of person {client}", "stream": False, "options": options}
     headers = {"Content-Type": "application/json", "X-OpenWebUI-User-Id": f"person-{client}"}
     begin = time.monotonic()
@@ -130,19 +129,13 @@ def served(log: Iterable[str], backend: str, since: float) -> list[tuple[str, fl
     return found
 
 
-def measure(
-    docker: DockerApi, plan: Plan, *, clients: int, seconds: int, tokens: int, model: str, threads: int = 0
-) -> Figures:
-    """Ask, and read the queue's log. RuntimeError with what was said when the clients could not run.
-
-    threads: of the model, 0 for its own. A tiny model on a machine that does other things is faster with one: its
-    threads wait for each other after every step.
-    """
+def measure(docker: DockerApi, plan: Plan, *, clients: int, seconds: int, tokens: int, model: str) -> Figures:
+    """Ask, and read the queue's log. RuntimeError with what was said when the clients could not run."""
     queue, port = container_of(service_of(plan), "queue")
     built = runtime.build(plan)
     network = next(network.name for network in built.networks if network.zone is Zone.APP)
     host = next(c.host_name for c in service_of(plan).containers if c.docker_name == queue)
-    words = [f"http://{host}:{port}/api/generate", model, str(clients), str(seconds), str(tokens), str(threads)]
+    words = [f"http://{host}:{port}/api/generate", model, str(clients), str(seconds), str(tokens)]
     name = f"kit-{plan.stack}-askers"
     docker.remove_container(name, grace=0)
     labels = {"aikit.stack": plan.stack, "aikit.kind": "job"}
@@ -200,7 +193,6 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--model")
     arguments = parser.parse_args()
     session = Session(arguments.stack)
@@ -213,7 +205,6 @@ def main() -> int:
         seconds=arguments.seconds,
         tokens=arguments.tokens,
         model=arguments.model or models.chat(plan.settings)[0],
-        threads=arguments.threads,
     )
     print(found.row())
     return 0 if found.good else 1
