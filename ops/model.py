@@ -13,6 +13,7 @@ from ops import console, modeleval, modeljob, modelrecord, stackfile
 from ops.console import KitError
 from ops.modelserver import Model, ModelServer, container_of, server_of, service_of
 from ops.paths import private_directory
+from ops.planview import load_plan
 from ops.progress import Progress
 from ops.session import Session
 from ops.stackstate import write_atomically
@@ -133,8 +134,9 @@ def add(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
         raise KitError(f"{name} is there already, version {there[full].version}.", fix, code=2)
     if refresh and full not in there:
         raise KitError(f"{name} is not there, so there is nothing to refresh.", f"./kit model add {name}", code=2)
-    if not arguments.anyway and full not in there:
-        refuse_too_large(plan, name, models.estimated_mb(name), "by its name about")
+    if not in_list:
+        # As the next `up` will: a list that it refuses must not come about here. By the model's name.
+        load_plan(session.root, session.stack, {**session.overrides(), KEY: [*models.chat(plan.settings), name]})
     before = there.get(full)
     with Progress().step(f"{name}") as step:
         modeljob.fetch(session, plan, name, refresh=refresh, note=step.note)

@@ -90,18 +90,3 @@ def kept(name: str) -> tuple[str, str] | None:
     """The model and version that a kept name stands for; None for any other name."""
     found = re.fullmatch(rf"(.+:.+){KEPT}([0-9a-f]{{12}})", name)
     return (found[1], found[2]) if found else None
-
-
-def estimated_mb(model: str) -> int | None:
-    """Roughly what a model takes in memory, by the size its tag names (1b, 270m); None when it names none.
-
-    4 to 5 bits a weight, as the library's default tags have, and a tenth for context and buffers. A tag with another
-    quantisation (q8_0, fp16) counts with its bits.
-    """
-    tag = tagged(model).rsplit(":", 1)[1].lower()
-    found = re.search(r"(?:^|[^0-9.a-z])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z])", f" {tag}")
-    if not found:
-        return None
-    weights = float(found[2]) * (1e9 if found[3] == "b" else 1e6) * int(found[1] or 1)
-    bits = re.search(r"(?:q|int|fp|bf)(\d+)", tag)
-    return round(weights * ((int(bits[1]) + 0.5) if bits else 4.9) / 8 * 1.1 / 2**20)

@@ -42,27 +42,6 @@ def test_other_names_are_no_kept_versions(name: str) -> None:
     assert models.kept(name) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [
-        ("llama3.2:1b", 550, 1400),
-        ("llama3.2:3b", 1700, 2500),  # 2.0 GB in the library
-        ("deepseek-r1:14b", 8000, 10500),  # 9.0 GB
-        ("qwen2.5:0.5b", 280, 600),
-        ("mixtral:8x7b", 25000, 40000),  # 26 GB
-        ("llama3.1:8b-instruct-fp16", 15000, 18500),  # 16 GB
-        ("smollm:135m", 60, 150),
-    ],
-)
-def test_a_size_in_the_tag_is_a_size_in_memory(name: str, low: int, high: int) -> None:
-    assert low < (models.estimated_mb(name) or 0) < high
-
-
-@pytest.mark.parametrize("name", ["llama3.2", "nomic-embed-text:v1.5", "kit-tiny-chat", "gemma3n:e4b", "x:7bit"])
-def test_no_size_in_the_tag_is_no_estimate(name: str) -> None:
-    assert models.estimated_mb(name) is None
-
-
 def test_aliases_are_names_with_shares() -> None:
     found = settings(models=["llama3.2:1b", "qwen2.5:3b"], modelAliases=["assistant = llama3.2:1b 80, qwen2.5:3b 20"])
     assert models.aliases(found) == (
