@@ -117,7 +117,10 @@ class ZoneSpec:
 class Profile(StrEnum):
     """A bundle of services that users choose by name; profiles.py says what each is for."""
 
+    API = "api"
     CHAT = "chat"
+    CLOUD = "cloud"
+    GRAPH = "graph"
 
 
 class Role(StrEnum):
@@ -584,7 +587,10 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403."""
+    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
+
+    paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
+    """
 
     name: str
     port: str
@@ -592,6 +598,7 @@ class Route:
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
