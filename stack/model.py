@@ -173,6 +173,8 @@ class Encoding(StrEnum):
     URL = "url"  # percent-encoded, for the userinfo part of a URL
     REDIS = "redis"  # a double-quoted argument of redis.conf
     PROPERTIES = "properties"  # a value in a Java .properties file that Keycloak's expander reads
+    JSON = "json"  # a JSON string, its quotes included
+    ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
 
 
 @dataclass(frozen=True)
@@ -543,9 +545,10 @@ class Job:
 
 @dataclass(frozen=True)
 class BackupSet:
-    """What of a volume goes into the backup."""
+    """What of a volume goes into the backup. stop: its files are whole only while the service is stopped."""
 
     exclude: tuple[str, ...] = ()
+    stop: bool = False
 
     @staticmethod
     def files(exclude: tuple[str, ...] = ()) -> BackupSet:

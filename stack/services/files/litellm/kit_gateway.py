@@ -53,6 +53,7 @@ SNAPSHOT_S = 3600
 KEYS_AGAIN_S = 30  # an unknown key id may make us ask the issuer this often, whoever sends it
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 
+(DATA / "copy").mkdir(exist_ok=True)
 store = Store(DATA / "api.sqlite", copy=DATA / "copy" / "api.sqlite")
 
 
