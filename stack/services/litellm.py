@@ -7,10 +7,11 @@ from stack import images
 from stack.derive import llm_api
 from stack.model import (
     Access,
-    BackupSet,
     ClientId,
     ClientSecret,
     ContainerSpec,
+    Database,
+    DatabaseUrl,
     Derived,
     File,
     FromSettings,
@@ -19,7 +20,6 @@ from stack.model import (
     Http,
     InTemplate,
     Issuer,
-    Mount,
     OidcClient,
     OwnUrl,
     Port,
@@ -34,11 +34,8 @@ from stack.model import (
     Static,
     Target,
     Template,
-    Volume,
     Zone,
 )
-
-DATA = "/var/lib/kit-api"
 
 SERVICE = ServiceSpec(
     name="litellm",
@@ -71,7 +68,8 @@ SERVICE = ServiceSpec(
                 "KIT_CACHE": Ref(
                     "redis", "redis", template="redis://:{password}@{host}:{port}/0", secrets=("password",)
                 ),
-                "KIT_DATA": DATA,
+                # Not DATABASE_URL: that would have LiteLLM start the client for a database of its own.
+                "KIT_DATABASE": DatabaseUrl("litellm"),
                 "KIT_URL": OwnUrl("api"),
                 "KIT_ISSUER": Issuer(),
                 "KIT_CLIENT_ID": ClientId(),
@@ -88,7 +86,6 @@ SERVICE = ServiceSpec(
                 File(name="kit_store.py", source=Static("kit_store.py")),
                 File(name="me.html", source=Static("me.html")),
             ),
-            mounts=(Mount("data", DATA),),
             tmpfs={"/tmp": 128},
             trust_ca=True,
             health=HealthCheck(test=Http("http", "/health/liveliness"), interval_s=4, start_period_s=180),
@@ -106,8 +103,7 @@ SERVICE = ServiceSpec(
         Secret("master-key", Generated(length=48), InTemplate()),
         Secret("session-key", Generated(length=48), InTemplate()),
     ),
-    # The live file is written to while it is copied; the copy beside it is whole.
-    volumes=(Volume("data", BackupSet.files(exclude=("api.sqlite*",))),),
+    databases=(Database("litellm"),),
     routes=(
         Route(
             name="api",

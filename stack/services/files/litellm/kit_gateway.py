@@ -9,7 +9,6 @@ neither: LiteLLM's hooks for authentication and logging, Keycloak for people, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import logging
@@ -17,16 +16,17 @@ import os
 import secrets
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
 import jwt
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from kit_store import PREFIX, Key, RefusedError, Store
+from kit_store import PREFIX, AwayError, Key, RefusedError, Store
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
 from litellm.proxy.proxy_server import app
@@ -34,8 +34,8 @@ from prometheus_client.core import REGISTRY, CounterMetricFamily
 from pydantic import BaseModel
 
 log = logging.getLogger("kit")
+Result = TypeVar("Result")
 
-DATA = Path(os.environ["KIT_DATA"])
 URL = os.environ["KIT_URL"]
 ISSUER = os.environ["KIT_ISSUER"]
 CLIENT = os.environ["KIT_CLIENT_ID"]
@@ -49,12 +49,10 @@ MODEL_PATHS = frozenset(os.environ["KIT_PATHS"].split())
 
 SESSION, LOGIN = "__Host-kit-session", "__Host-kit-login"
 SESSION_S, LOGIN_S = 3600, 600
-SNAPSHOT_S = 3600
 KEYS_AGAIN_S = 30  # an unknown key id may make us ask the issuer this often, whoever sends it
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 
-(DATA / "copy").mkdir(exist_ok=True)
-store = Store(DATA / "api.sqlite", copy=DATA / "copy" / "api.sqlite")
+_store = Store(os.environ["KIT_DATABASE"])
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,15 @@ class Person:
     sub: str
     name: str
     admin: bool
+
+
+async def stored(method: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    """Ask the store without stopping other requests meanwhile. 503 when its database is away."""
+    try:
+        return await asyncio.to_thread(method, *arguments, **named)
+    except AwayError as away:
+        log.warning("the database of keys and usage does not answer: %s", away)
+        raise HTTPException(503, "Keys cannot be looked up right now. Please try again.") from None
 
 
 # ------------------------------------------------------------------------------------------------ the issuer
@@ -152,12 +159,12 @@ async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:
     key: Key | None = None
     person: Person | None = None
     if api_key.startswith(PREFIX):
-        key = store.find(api_key)
+        key = await stored(_store.find, api_key)
         person = Person(key.sub, key.name, admin=False) if key else None
     elif api_key.count(".") == 2:
         person = await _token_person(api_key)
         if person:
-            store.remember(person.sub, person.name)
+            await stored(_store.remember, person.sub, person.name)
     if person is None:
         raise HTTPException(401, f"A key or token is needed that is valid. Keys are made at {URL}/me")
     return UserAPIKeyAuth(
@@ -190,7 +197,7 @@ class Recorder(CustomLogger):
         if not sub or sub == "master":
             return
         cached = bool(payload.get("cache_hit"))
-        store.count(
+        await stored(_store.count, 
             sub,
             meta.get("user_api_key_alias") or "",
             str(payload.get("model_group") or payload.get("model") or "?"),
@@ -210,7 +217,7 @@ class Recorder(CustomLogger):
         limited = status == 429
         model = str(request_data.get("model") or "?")
         known = model if model in _models() else "?"  # whatever somebody writes there must not fill the file
-        store.count(
+        await stored(_store.count, 
             sub, user_api_key_dict.key_alias or "", known, limited=int(limited), failed=int(not limited and status >= 500)
         )
         if limited or status >= 500:
@@ -241,7 +248,11 @@ class Totals:
     def collect(self) -> Any:
         requests = CounterMetricFamily("kit_api_requests", "Requests by person and model", labels=["person", "model", "outcome"])
         tokens = CounterMetricFamily("kit_api_tokens", "Tokens by person and model", labels=["person", "model", "kind"])
-        for row in store.totals():
+        try:
+            rows = _store.totals()
+        except AwayError:
+            return  # no figures are better than old ones
+        for row in rows:
             who = [row["name"], row["model"]]
             requests.add_metric([*who, "answered"], row["requests"] - row["cached"])
             for outcome in ("cached", "limited", "failed"):
@@ -264,19 +275,19 @@ def notify(event: str, person: str, **facts: Any) -> None:
     if len(_last) > 1000:
         _last.clear()
     _last[event, person] = now
-    names = {row["sub"]: row["name"] for row in store.people()}
-    body = {"event": event, "person": names.get(person, person), "at": int(time.time()), **facts}
-    body["text"] = f"Unified API: {event}, {body['person']}" + "".join(f", {k} {v}" for k, v in facts.items())
-    task = asyncio.get_running_loop().create_task(_send(body))
+    task = asyncio.get_running_loop().create_task(_send(event, person, facts))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
 
 
-async def _send(body: dict[str, Any]) -> None:
+async def _send(event: str, sub: str, facts: dict[str, Any]) -> None:
     try:
+        names = {row["sub"]: row["name"] for row in await stored(_store.people)}
+        body = {"event": event, "person": names.get(sub, sub), "at": int(time.time()), **facts}
+        body["text"] = f"Unified API: {event}, {body['person']}" + "".join(f", {k} {v}" for k, v in facts.items())
         async with issuer.client() as client:
             (await client.post(WEBHOOK, json=body)).raise_for_status()
-    except httpx.HTTPError as problem:
+    except (httpx.HTTPError, HTTPException) as problem:
         log.warning("the webhook was not told: %s", type(problem).__name__)
 
 
@@ -299,7 +310,7 @@ async def _somebody(request: Request) -> Person:
     if scheme.lower() == "bearer" and token:
         person = await _token_person(token)
         if person:
-            store.remember(person.sub, person.name)
+            await stored(_store.remember, person.sub, person.name)
             return person
         raise HTTPException(401, "The token is not valid here.")
     found = _read(request.cookies.get(SESSION, ""), "session")
@@ -383,7 +394,7 @@ async def callback(request: Request, code: str = "", state: str = "") -> Respons
     if not meant or not hmac.compare_digest(str(claims.get("nonce", "")), begun["nonce"]):
         return _refused("the login was for somebody else")
     person = _person(claims)
-    store.remember(person.sub, person.name)
+    await stored(_store.remember, person.sub, person.name)
     answer = RedirectResponse(f"{URL}/me", 302)
     _write(answer, SESSION, "session", SESSION_S, **asdict(person))
     answer.delete_cookie(LOGIN, path="/", secure=True, httponly=True, samesite="lax")
@@ -394,7 +405,7 @@ async def callback(request: Request, code: str = "", state: str = "") -> Respons
 async def own_keys(request: Request) -> list[dict[str, Any]]:
     """Your keys, newest first. The keys' texts are kept nowhere."""
     person = await _somebody(request)
-    return [_shown(key) for key in store.keys(person.sub)]
+    return [_shown(key) for key in await stored(_store.keys, person.sub)]
 
 
 @me.post("/keys")
@@ -402,7 +413,7 @@ async def make_key(request: Request, wish: NewKey) -> Response:
     """A new key. Its text is in this answer and nowhere else."""
     person = await _somebody(request)
     try:
-        key, text = store.make_key(person.sub, wish.label, wish.days, wish.rate)
+        key, text = await stored(_store.make_key, person.sub, wish.label, wish.days, wish.rate)
     except RefusedError as refused:
         raise HTTPException(422, str(refused)) from None
     notify("key made", person=person.sub, label=key.label)
@@ -413,7 +424,7 @@ async def make_key(request: Request, wish: NewKey) -> Response:
 async def end_key(request: Request, key_id: str) -> Response:
     """End one of your keys, at once."""
     person = await _somebody(request)
-    if not store.end_key(person.sub, key_id):
+    if not await stored(_store.end_key, person.sub, key_id):
         raise HTTPException(404, "You have no such key.")
     notify("key ended", person=person.sub)
     return Response(status_code=204)
@@ -423,21 +434,21 @@ async def end_key(request: Request, key_id: str) -> Response:
 async def own_usage(request: Request, days: int = 30, everybody: bool = False) -> list[dict[str, Any]]:
     """What you used per day and model; what everybody used, for administrators."""
     person = await (_admin(request) if everybody else _somebody(request))
-    return store.usage(None if everybody else person.sub, min(max(days, 1), 366))
+    return await stored(_store.usage, None if everybody else person.sub, min(max(days, 1), 366))
 
 
 @me.get("/people")
 async def people(request: Request) -> list[dict[str, Any]]:
     """Everybody who ever had access, for administrators."""
     await _admin(request)
-    return store.people()
+    return await stored(_store.people)
 
 
 @me.delete("/people/{sub}", status_code=204)
 async def forget(request: Request, sub: str) -> Response:
     """End all keys of a person and forget what they used, for administrators. Somebody who left still has keys."""
     await _admin(request)
-    if not store.forget(sub):
+    if not await stored(_store.forget, sub):
         raise HTTPException(404, "There is nobody of that id.")
     return Response(status_code=204)
 
@@ -504,16 +515,8 @@ def _references(part: Any) -> set[tuple[str, str]]:
     return set().union(*(_references(item) for item in part)) if isinstance(part, list) else set()
 
 
-async def _keep_copy() -> None:
-    while True:
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(store.snapshot)
-        await asyncio.sleep(SNAPSHOT_S)
-
-
 _schema: dict[str, Any] = {}
 _whole_schema = app.openapi
 app.openapi = _public_schema
 app.include_router(me)
 REGISTRY.register(Totals())
-_keeper = asyncio.get_running_loop().create_task(_keep_copy())

@@ -1,21 +1,22 @@
-"""Keys and usage of the unified API, in one SQLite file.
+"""Keys and usage of the unified API, in the service's own PostgreSQL database.
 
-Standard library only: it runs in the official LiteLLM image, which brings no driver for another database. A key is
-kept as its SHA-256: 32 random bytes need no slow hash, and nobody can read a key back. Times are Unix seconds.
+A key is kept as its SHA-256: 32 random bytes need no slow hash, and nobody can read a key back. Times are Unix seconds.
 """
+
+# pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
 
 PREFIX = "sk-kit-"
 DAY = 86_400
@@ -24,38 +25,46 @@ MOST_KEYS = 50
 MOST_LABEL = 60
 MOST_RATE = 100_000
 
+# A database that does not answer costs a request a few seconds, never the process.
+PATIENCE = {"connect_timeout": 3, "tcp_user_timeout": 5000, "options": "-c statement_timeout=5000 -c lock_timeout=3000"}
+
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS people (sub TEXT PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS people (sub text PRIMARY KEY, name text NOT NULL);
 CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY,
-    hash BLOB NOT NULL UNIQUE,
-    sub TEXT NOT NULL,
-    label TEXT NOT NULL,
-    rate INTEGER,
-    made INTEGER NOT NULL,
-    ends INTEGER NOT NULL,
-    used INTEGER
-) STRICT;
+    id text PRIMARY KEY,
+    hash bytea NOT NULL UNIQUE,
+    sub text NOT NULL REFERENCES people ON DELETE CASCADE,
+    label text NOT NULL,
+    rate integer,
+    made bigint NOT NULL,
+    ends bigint NOT NULL,
+    used bigint
+);
 CREATE INDEX IF NOT EXISTS keys_of ON keys (sub);
 CREATE TABLE IF NOT EXISTS usage (
-    day TEXT NOT NULL,
-    sub TEXT NOT NULL,
-    key TEXT NOT NULL,
-    model TEXT NOT NULL,
-    requests INTEGER NOT NULL DEFAULT 0,
-    cached INTEGER NOT NULL DEFAULT 0,
-    limited INTEGER NOT NULL DEFAULT 0,
-    failed INTEGER NOT NULL DEFAULT 0,
-    prompt_tokens INTEGER NOT NULL DEFAULT 0,
-    completion_tokens INTEGER NOT NULL DEFAULT 0,
+    day date NOT NULL,
+    sub text NOT NULL REFERENCES people ON DELETE CASCADE,
+    key text NOT NULL,
+    model text NOT NULL,
+    requests bigint NOT NULL DEFAULT 0,
+    cached bigint NOT NULL DEFAULT 0,
+    limited bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    prompt_tokens bigint NOT NULL DEFAULT 0,
+    completion_tokens bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (day, sub, key, model)
-) STRICT;
+);
 """
 COUNTS = ("requests", "cached", "limited", "failed", "prompt_tokens", "completion_tokens")
+SUMS = ", ".join(f"sum({name})::bigint AS {name}" for name in COUNTS)
 
 
 class RefusedError(ValueError):
     """What was asked for cannot be; the text says why, for the person who asked."""
+
+
+class AwayError(RuntimeError):
+    """The database does not answer."""
 
 
 @dataclass(frozen=True)
@@ -73,46 +82,40 @@ class Key:
 
 
 class Store:
-    """All threads of one process may use it. `now` is for tests."""
+    """All threads of one process may use it; each call is a transaction. AwayError when the database is gone.
 
-    def __init__(self, path: Path, copy: Path | None = None, now: Callable[[], float] = time.time) -> None:
-        """Open or make the file. Where it is missing and `copy` is there, that is where it starts from."""
-        self._copy = copy
+    `now` is for tests.
+    """
+
+    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
+        self._url = url
         self._now = now
         self._lock = threading.Lock()
-        if copy is not None and copy.exists() and not path.exists():
-            path.write_bytes(copy.read_bytes())
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        # What a power cut may cost is the last second of counting, never the file.
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript(SCHEMA)
+        self._db: psycopg.Connection[dict[str, Any]] | None = None
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
     # --------------------------------------------------------------------------------------------- people
 
     def remember(self, sub: str, name: str) -> None:
         """Who logged in, under the name they have now."""
-        with self._change() as db:
-            db.execute("INSERT INTO people VALUES (?, ?) ON CONFLICT DO UPDATE SET name = excluded.name", (sub, name))
+        query = "INSERT INTO people VALUES (%s, %s) ON CONFLICT (sub) DO UPDATE SET name = excluded.name"
+        self._run(query, (sub, name))
 
     def people(self) -> list[dict[str, Any]]:
         """Everybody who ever logged in, with how many keys they have."""
         query = """
-            SELECT sub, name, (SELECT count(*) FROM keys WHERE keys.sub = people.sub AND ends > ?) AS keys
+            SELECT sub, name, (SELECT count(*) FROM keys WHERE keys.sub = people.sub AND ends > %s) AS keys
             FROM people ORDER BY name, sub"""
         return self._rows(query, (self._time(),))
 
     def forget(self, sub: str) -> bool:
         """Remove a person with keys and usage. False when there was none."""
-        with self._change() as db:
-            db.execute("DELETE FROM keys WHERE sub = ?", (sub,))
-            db.execute("DELETE FROM usage WHERE sub = ?", (sub,))
-            return db.execute("DELETE FROM people WHERE sub = ?", (sub,)).rowcount > 0
+        return self._run("DELETE FROM people WHERE sub = %s", (sub,)) > 0
 
     # ----------------------------------------------------------------------------------------------- keys
 
@@ -128,88 +131,73 @@ class Store:
         if len(self.keys(sub)) >= MOST_KEYS:
             raise RefusedError(f"{MOST_KEYS} keys are enough: end one first")
         key_id, text, made = secrets.token_hex(6), PREFIX + secrets.token_urlsafe(32), self._time()
-        with self._change() as db:
-            db.execute("DELETE FROM keys WHERE ends <= ?", (made - 30 * DAY,))
-            db.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-                (key_id, _digest(text), sub, label, rate, made, made + days * DAY),
-            )
+        self._run("DELETE FROM keys WHERE ends <= %s", (made - 30 * DAY,))
+        # Nobody who was forgotten meanwhile gets one: then nothing is inserted.
+        query = """
+            INSERT INTO keys (id, hash, sub, label, rate, made, ends)
+            SELECT %s, %s, sub, %s, %s, %s, %s FROM people WHERE sub = %s"""
+        if not self._run(query, (key_id, _digest(text), label, rate, made, made + days * DAY, sub)):
+            raise RefusedError("log in again: nobody of that name is known any more")
         key = self.find(text)
         if key is None:
-            raise RefusedError("log in again: nobody of that name is known any more")
+            raise RefusedError("the key was ended in the same moment")
         return key, text
 
     def keys(self, sub: str) -> list[Key]:
         """A person's keys that still open something, newest first."""
-        query = "SELECT keys.*, name FROM keys JOIN people USING (sub) WHERE sub = ? AND ends > ? ORDER BY made DESC, id"
+        query = """
+            SELECT keys.*, name FROM keys JOIN people USING (sub) WHERE sub = %s AND ends > %s
+            ORDER BY made DESC, id"""
         return [_key(row) for row in self._rows(query, (sub, self._time()))]
 
     def end_key(self, sub: str, key_id: str) -> bool:
         """End one of a person's keys. False when they have none of that id."""
-        with self._change() as db:
-            return db.execute("DELETE FROM keys WHERE sub = ? AND id = ?", (sub, key_id)).rowcount > 0
+        return self._run("DELETE FROM keys WHERE sub = %s AND id = %s", (sub, key_id)) > 0
 
     def find(self, text: str) -> Key | None:
         """The key of this text, when it is one and has not ended."""
-        query = "SELECT keys.*, name FROM keys JOIN people USING (sub) WHERE hash = ? AND ends > ?"
+        query = "SELECT keys.*, name FROM keys JOIN people USING (sub) WHERE hash = %s AND ends > %s"
         rows = self._rows(query, (_digest(text), self._time()))
         return _key(rows[0]) if rows else None
 
     # ---------------------------------------------------------------------------------------------- usage
 
     def count(self, sub: str, key: str, model: str, **counts: int) -> None:
-        """Add to today's counts (COUNTS) of a person, a key (its id, "" for a token) and a model."""
+        """Add to today's counts (COUNTS) of a person, a key (its id, "" for a token) and a model.
+
+        Somebody who was forgotten meanwhile is not counted.
+        """
         unknown = set(counts) - set(COUNTS)
         if unknown:
             raise TypeError(f"nothing is counted as {sorted(unknown)}")
-        names = sorted(counts)
-        columns = ", ".join(names)
-        marks = ", ".join("?" for _ in names)
-        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in names)
-        # The names are COUNTS', checked above; values never become part of the statement.
-        statement = f"""
-            INSERT INTO usage (day, sub, key, model, {columns}) VALUES (?, ?, ?, ?, {marks})
-            ON CONFLICT DO UPDATE SET {sums}"""  # noqa: S608
         now = self._time()
         day = time.strftime("%Y-%m-%d", time.gmtime(now))
-        with self._change() as db:
-            db.execute(statement, (day, sub, key, model[:200], *(counts[name] for name in names)))
-            db.execute("UPDATE keys SET used = ? WHERE id = ?", (now, key))
+        # The names are COUNTS', checked above; values never become part of the statement.
+        names = ", ".join(COUNTS)
+        sums = ", ".join(f"{name} = usage.{name} + excluded.{name}" for name in COUNTS)
+        query = f"""
+            INSERT INTO usage (day, sub, key, model, {names})
+            SELECT %s, sub, %s, %s, %s, %s, %s, %s, %s, %s FROM people WHERE sub = %s
+            ON CONFLICT (day, sub, key, model) DO UPDATE SET {sums}"""  # noqa: S608
+        self._run(query, (day, key, model[:200], *(counts.get(name, 0) for name in COUNTS), sub))
+        if key:
+            self._run("UPDATE keys SET used = %s WHERE id = %s", (now, key))
 
     def usage(self, sub: str | None, days: int = 30) -> list[dict[str, Any]]:
         """Counts per day, person and model, newest day first; of everybody when sub is None."""
         since = time.strftime("%Y-%m-%d", time.gmtime(self._time() - (days - 1) * DAY))
-        sums = ", ".join(f"sum({name}) AS {name}" for name in COUNTS)
         query = f"""
-            SELECT day, sub, coalesce(name, '') AS name, model, {sums}
-            FROM usage LEFT JOIN people USING (sub) WHERE day >= ? AND (? IS NULL OR sub = ?)
-            GROUP BY day, sub, model ORDER BY day DESC, name, model"""  # noqa: S608
+            SELECT day::text, sub, name, model, {SUMS} FROM usage JOIN people USING (sub)
+            WHERE day >= %s AND (%s::text IS NULL OR sub = %s)
+            GROUP BY day, sub, name, model ORDER BY day DESC, name, model"""  # noqa: S608
         return self._rows(query, (since, sub, sub))
 
     def totals(self) -> list[dict[str, Any]]:
         """Counts per person and model since the beginning: what metrics show."""
-        sums = ", ".join(f"sum({name}) AS {name}" for name in COUNTS)
         query = f"""
-            SELECT coalesce(name, sub) AS name, model, {sums} FROM usage LEFT JOIN people USING (sub)
-            GROUP BY sub, model ORDER BY name, model"""  # noqa: S608
+            SELECT name, model, {SUMS} FROM usage JOIN people USING (sub)
+            GROUP BY sub, name, model ORDER BY name, model"""  # noqa: S608
         return self._rows(query, ())
-
-    # --------------------------------------------------------------------------------------------- backup
-
-    def snapshot(self) -> None:
-        """Write a copy that is whole whenever it is read: the file itself is not, while it is written to."""
-        if self._copy is None:
-            return
-        partial = self._copy.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        target = sqlite3.connect(partial)
-        try:
-            with self._lock:
-                self._db.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            target.close()
-        partial.rename(self._copy)
 
     # -------------------------------------------------------------------------------------------- details
 
@@ -217,19 +205,34 @@ class Store:
         return int(self._now())
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
-        with self._lock:
-            return [dict(row) for row in self._db.execute(query, values)]
+        return self._ask(query, values).fetchall()
 
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def _run(self, query: str, values: tuple[object, ...]) -> int:
+        """How many rows changed."""
+        return self._ask(query, values).rowcount
+
+    def _ask(self, query: str, values: tuple[object, ...]) -> psycopg.Cursor[dict[str, Any]]:
+        """One statement, in a transaction of its own; once more when a connection turns out to be gone."""
+        # Somebody's text may hold what no database takes: then it is nobody's.
+        clean = tuple(value.replace("\0", "") if isinstance(value, str) else value for value in values)
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            for attempt in (1, 2):
+                fresh = self._db is None
+                try:
+                    return self._connection().execute(query, clean)
+                except psycopg.OperationalError as problem:
+                    if self._db is not None and self._db.closed:
+                        self._db = None
+                    if fresh or attempt == 2 or self._db is not None:
+                        raise AwayError(type(problem).__name__) from None
+        raise AwayError("unreachable")
+
+    def _connection(self) -> psycopg.Connection[dict[str, Any]]:
+        if self._db is None:
+            made = psycopg.connect(self._url, autocommit=True, row_factory=dict_row, **PATIENCE)
+            made.execute(SCHEMA)
+            self._db = made
+        return self._db
 
 
 def _digest(text: str) -> bytes:
