@@ -268,11 +268,12 @@ class _Run:
         if not found:
             raise ProofError(f"there is no container of the job {name}")
         _, container = max(found)
+        before = len(api.logs(container))
         api.post(f"/containers/{container}/start")
         code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
-        words = api.logs(container, tail=12).strip()
+        words = api.logs(container)[before:].strip()
         if code:
-            raise ProofError(words or f"{container} ended with {code}")
+            raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
         return words.splitlines()[-1] if words else ""
 
     def exposed(self, port: int) -> str:

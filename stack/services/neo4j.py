@@ -55,6 +55,9 @@ server.memory.pagecache.size={pages}
 server.jvm.additional=-XX:MaxDirectMemorySize={direct}
 server.jvm.additional=-XX:+ExitOnOutOfMemoryError
 server.jvm.additional=-XX:MaxMetaspaceSize=256m
+# Libraries that Java unpacks and loads: nothing in /tmp may be executed.
+server.jvm.additional=-Djna.tmpdir=/data/native
+server.jvm.additional=-Dio.netty.native.workdir=/data/native
 db.memory.transaction.total.max={transactions}
 
 # A power cut costs nothing that was committed; a slow disk is spared long logs.
@@ -140,7 +143,7 @@ SERVICE = ServiceSpec(
         ),
     ),
     secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
-    volumes=(Volume("data", BackupSet(stop=True)),),
+    volumes=(Volume("data", BackupSet(exclude=("native/*",), stop=True)),),
     proofs=(
         Proof("a node is written and read again", "stack.proofs.neo4j:graph"),
         Proof("the graph answers nobody outside", "stack.proofs.ports:closed"),

@@ -6,6 +6,7 @@ that a volume with another password is told apart.
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -42,10 +43,11 @@ def job(graph: Standing) -> JobPlan:
 
 def query(graph: Standing, statement: str) -> object:
     """The first value of the first row, asked with the stack's password as the job asks it."""
+    body = base64.b64encode(json.dumps({"statements": [{"statement": statement}]}).encode()).decode()
     script = f"""
         set -euo pipefail
         token=$(printf 'neo4j:%s' "$(cat)" | base64 -w 0)
-        body='{json.dumps({"statements": [{"statement": statement}]})}'
+        body=$(base64 -d <<<{body})
         exec 3<>/dev/tcp/127.0.0.1/7474
         printf 'POST /db/neo4j/tx/commit HTTP/1.0\\r\\nAuthorization: Basic %s\\r\\n' "$token" >&3
         printf 'Content-Type: application/json\\r\\nContent-Length: %s\\r\\n\\r\\n%s' "${{#body}}" "$body" >&3

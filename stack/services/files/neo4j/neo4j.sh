@@ -4,7 +4,7 @@
 set -euo pipefail
 
 export NEO4J_HOME=${NEO4J_HOME:-/var/lib/neo4j} NEO4J_CONF=/run/kit
-mkdir -p /tmp/logs /tmp/run /tmp/import
+mkdir -p /tmp/logs /tmp/run /tmp/import /data/native
 
 # The server's own command line, not the program that starts it and waits: signals reach the server, and one Java
 # less stays in memory.
