@@ -230,14 +230,17 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(
                 field="api_webhook",
                 kind=Kind.STRING,
-                check=_matching(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[\x21-\x7e]*)?", "URL, such as http://n8n:5678/webhook/x"),
+                check=_matching(
+                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[\x21-\x7e]*)?", "URL, such as http://n8n:5678/webhook/x"
+                ),
                 unset="",
             ),
             Key(
                 field="openai_url",
                 kind=Kind.STRING,
                 check=_matching(
-                    r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?", "HTTPS URL, such as https://api.openai.com/v1"
+                    r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+                    "HTTPS URL, such as https://api.openai.com/v1",
                 ),
             ),
             Key(field="openai_models", kind=Kind.ARRAY, check=_MODEL),

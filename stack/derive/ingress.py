@@ -163,7 +163,8 @@ def _only(acl: str, paths: tuple[str, ...]) -> list[str]:
     below = [path for path in paths if path not in exact]
     allowed = [f"!{{ path -m str {' '.join(exact)} }}"] if exact else []
     allowed += [f"!{{ path -m beg {' '.join(below)} }}"] if below else []
-    return [f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} if {acl} {' '.join(allowed)}"]
+    refusal = f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)}"
+    return [f"{refusal} if {acl} {' '.join(allowed)}"]
 
 
 def _backend(service: PlannedService, route: Route) -> str:

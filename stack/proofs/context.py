@@ -93,7 +93,7 @@ class ProofContext(Protocol):
         ...
 
     def run_job(self, name: str) -> str:
-        """Run a job of the proof's own service again, for what no route leads to. What it wrote; ProofError if it fails."""
+        """Run a job of the proof's own service again, for what no route leads to: its last line, or ProofError."""
         ...
 
     def exposed(self, port: int) -> str:

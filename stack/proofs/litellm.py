@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,7 +67,9 @@ def answer(ctx: ProofContext) -> None:
             raise ProofError("the answer came all at once: something on the way holds it back")
         ctx.step("the meaning of a sentence")
         asked = {"model": models.embedding(ctx.plan.settings), "input": QUESTION}
-        vector = parsed(client.post("/v1/embeddings", json=asked, timeout=900), "ask for a vector")["data"][0]["embedding"]
+        vector = parsed(client.post("/v1/embeddings", json=asked, timeout=900), "ask for a vector")["data"][0][
+            "embedding"
+        ]
         if len(vector) < 2 or not any(vector):
             raise ProofError(f"the vector has {len(vector)} numbers, none of which says anything")
 
@@ -76,6 +79,7 @@ def limit(ctx: ProofContext) -> None:
     session = _session(ctx)
     name = models.chat(ctx.plan.settings)[0]
     before = _requests(session, name)
+    answers: list[httpx.Response] = []
     # A minute may turn while this runs: then the next one counts from nothing, and a fourth answer is right.
     for _ in range(2):
         with _key(ctx, session, rate=3) as key, _client(ctx, key) as client:
@@ -151,7 +155,7 @@ def _at(ctx: ProofContext, browser: httpx.Client) -> httpx.Client:
 
 
 @contextmanager
-def _key(ctx: ProofContext, session: httpx.Client, rate: int | None) -> Iterator[str]:
+def _key(ctx: ProofContext, session: httpx.Client, rate: int | None) -> Generator[str, None, None]:
     ctx.step("make a key")
     wish = {"label": f"{ctx.prefix}proof", "days": 1, "rate": rate}
     made = parsed_as(session.post("/me/keys", json=wish), 201, "make a key")
@@ -169,7 +173,7 @@ def parsed_as(response: httpx.Response, status: int, what: str) -> Any:
 
 
 @contextmanager
-def _client(ctx: ProofContext, key: str) -> Iterator[httpx.Client]:
+def _client(ctx: ProofContext, key: str) -> Generator[httpx.Client, None, None]:
     """An OpenAI client: a base URL and a key, no browser."""
     with ctx.stranger() as client:
         client.base_url = ctx.url(ROUTE)
@@ -188,8 +192,6 @@ def _text(answer: dict[str, Any]) -> str:
 
 
 def _streamed(client: httpx.Client, question: dict[str, Any]) -> list[str]:
-    import json
-
     parts: list[str] = []
     with client.stream("POST", "/v1/chat/completions", json=question, timeout=900) as stream:
         if stream.status_code != 200:
@@ -198,7 +200,8 @@ def _streamed(client: httpx.Client, question: dict[str, Any]) -> list[str]:
         for line in stream.iter_lines():
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
-            for choice in json.loads(line.removeprefix("data: ")).get("choices") or []:
+            choices: list[dict[str, Any]] = json.loads(line.removeprefix("data: ")).get("choices") or []
+            for choice in choices:
                 delta: dict[str, Any] = choice.get("delta") or {}
                 text = str(delta.get("content") or "") + str(delta.get("reasoning_content") or "")
                 parts += [text] if text else []

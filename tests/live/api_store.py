@@ -144,7 +144,8 @@ def check_when_a_key_was_used_is_known() -> None:
 def check_counts_of_many_threads_all_arrive() -> None:
     with fresh() as (store, _):
         threads = [
-            threading.Thread(target=lambda: [store.count("ann", "", "m", requests=1) for _ in range(25)]) for _ in range(8)
+            threading.Thread(target=lambda: [store.count("ann", "", "m", requests=1) for _ in range(25)])
+            for _ in range(8)
         ]
         for thread in threads:
             thread.start()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ops import prove
+from ops import frontdoor, prove
 from ops.progress import Progress
 from stack import plan as planning
 from stack import targets
@@ -18,7 +18,7 @@ from stack.model import ImageSource, Profile, Role, ServiceSpec, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
 from stack.settings import Settings
-from tests.live import realm
+from tests.live import realm, trial
 from tests.live.trial import HOSTILE, Authority, Trial, docker
 
 
@@ -63,6 +63,19 @@ class Standing:
         holds = prove.prove(self.outputs, plan, Progress(stream, tty=False, environ={}))
         print(stream.getvalue())
         return holds, stream.getvalue()
+
+    def settle(self) -> None:
+        """Wait until the front door has noticed that every route's service is there."""
+        with frontdoor.browser(self.plan.settings.domain, "127.0.0.1", self.outputs.ca_pem) as visitor:
+            for url in self.outputs.urls.values():
+                trial.eventually(lambda url=url: visitor.get(url, follow_redirects=False).status_code != 503, 90)
+
+    def restarted(self, service: str) -> None:
+        """Wait until a service that was started again is healthy, and the front door knows."""
+        for container in self.trial.runtime.containers:
+            if container.service == service:
+                self.trial.wait_healthy(container)
+        self.settle()
 
     def make_realm(self) -> None:
         """The realm with the stack's clients and admin-user, in place of what the components do."""

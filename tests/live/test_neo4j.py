@@ -28,8 +28,8 @@ PASSWORD = SecretKey("neo4j", "password")
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
-    ports = {"http_port": 18632, "https_port": 18633, "admin_port": 18634}
-    with standing.stack("graph", tmp_path_factory.mktemp("authority"), Profile.GRAPH, **ports) as up:
+    folder = tmp_path_factory.mktemp("authority")
+    with standing.stack("graph", folder, Profile.GRAPH, http_port=18632, https_port=18633, admin_port=18634) as up:
         yield up
 
 
@@ -87,7 +87,7 @@ def test_without_the_password_nothing_is_answered(graph: Standing) -> None:
 
 def test_it_reads_no_file_and_no_address_for_a_query(graph: Standing) -> None:
     for url in ("file:///etc/passwd", "http://127.0.0.1:7474/", "http://169.254.169.254/"):
-        with pytest.raises(AssertionError, match="errors|not allowed|blocked|disallowed"):
+        with pytest.raises(AssertionError, match=r"errors|not allowed|blocked|disallowed"):
             query(graph, f"LOAD CSV FROM '{url}' AS line RETURN line LIMIT 1")
 
 

@@ -78,7 +78,7 @@ def read_properties(text: str) -> str:
 
 
 def read_argument(text: str) -> str:
-    """A quoted word of java.io.StreamTokenizer: a backslash, then a letter it knows, up to three octal digits, or itself."""
+    """A quoted word of java.io.StreamTokenizer: after a backslash a letter it knows, octal digits, or itself."""
     assert text[0] == text[-1] == '"'
     out, at, end = "", 1, len(text) - 1
     while at < end:

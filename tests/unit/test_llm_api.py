@@ -1,4 +1,4 @@
-"""The unified API, the way out and the graph, as text. That the servers take it: tests/live/test_litellm.py, _neo4j.py."""
+"""The unified API, the way out and the graph, as text. That servers take it: test_litellm.py, test_neo4j.py, live."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stack.catalog import discover
-from stack.derive import cloud, ingress, llm_api, runtime
+from stack.derive import cloud, ingress, runtime
 from stack.derive.values import SecretPiece
 from stack.model import BackupSet, Profile, SpecError, Target, Zone
 from stack.plan import Plan, build
@@ -21,6 +21,8 @@ from stack.targets import profile
 
 FILES = Path(__file__).resolve().parents[2] / "stack/services/files"
 SERVICES = discover()
+API = next(spec for spec in SERVICES if spec.name == "litellm")
+MODEL_PATHS = [path for path in API.routes[0].paths if path.startswith("/v1/")]
 
 
 def planned(*profiles: Profile, target: Target = Target.DEV, **changes: Any) -> Plan:
@@ -82,9 +84,9 @@ def test_the_key_of_the_cloud_is_in_one_container_and_asked_for() -> None:
     for each in runtime.build(plan).containers:
         pieces = {piece.key.owner for file in each.files for piece in file.text if isinstance(piece, SecretPiece)}
         assert ("openai" in pieces) == (each.service == "openai"), each.name
+    without = replace(plan.settings, provided_secrets=frozenset())
     with pytest.raises(SpecError, match="pulumi config set --secret openaiApiKey"):
-        settings = replace(plan.settings, provided_secrets=frozenset())
-        build(settings, profile(settings), SERVICES)
+        build(without, profile(without), SERVICES)
 
 
 def test_only_the_way_out_leaves_the_machine() -> None:
@@ -115,10 +117,10 @@ def test_what_people_reach_is_the_same_list_at_the_front_door_and_inside() -> No
     front = ingress.config(plan)
     line = next(line for line in front.splitlines() if "if host_api !{" in line)
     exact, below = re.findall(r"!\{ path -m (?:str|beg) ([^}]*) \}", line)
-    assert set(exact.split()) == {*llm_api.MODEL_PATHS, "/", "/openapi.json", "/me"}
+    assert set(exact.split()) == {*MODEL_PATHS, "/", "/openapi.json", "/me"}
     assert set(below.split()) == {"/swagger/", "/me/"}
     assert front.index(line) < front.index("use_backend litellm-api")
-    assert container(plan, "litellm").env["KIT_PATHS"].split() == list(llm_api.MODEL_PATHS)
+    assert container(plan, "litellm").env["KIT_PATHS"].split() == MODEL_PATHS
 
 
 def test_a_path_that_could_be_read_as_something_else_is_refused() -> None:

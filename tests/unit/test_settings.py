@@ -148,7 +148,12 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("openaiUrl", "https://api.openai.com/v1?x=y", "openaiUrl", "is no HTTPS URL"),
     ("openaiUrl", "https://a.example/v1\nserver x", "openaiUrl", "is no HTTPS URL"),
     ("adminPort", 8443, "adminPort", "is httpsPort already"),
-    ("profiles", ["chat", "chta"], "profiles[1]", 'is no profile. Did you mean "chat"? Profiles: api, chat, cloud, graph'),
+    (
+        "profiles",
+        ["chat", "chta"],
+        "profiles[1]",
+        'is no profile. Did you mean "chat"? Profiles: api, chat, cloud, graph',
+    ),
     ("profiles", ["chat", "chat"], "profiles[1]", "twice"),
     ("profiles", "chat", "profiles", "is no list"),
     ("profiles", '{"chat": 1}', "profiles", "is no list"),

@@ -32,6 +32,7 @@ from litellm.proxy._types import LitellmUserRoles, UserAPIKeyAuth
 from litellm.proxy.proxy_server import app
 from prometheus_client.core import REGISTRY, CounterMetricFamily
 from pydantic import BaseModel
+from starlette.routing import Route
 
 log = logging.getLogger("kit")
 Result = TypeVar("Result")
@@ -111,10 +112,10 @@ class Issuer:
         return self._keys.get(key_id)
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """The claims of a token the issuer signed that has not ended. jwt.InvalidTokenError when it is none."""
+        """The claims of a token the issuer signed that has not ended. jwt.PyJWTError when it is none."""
         key = await self._key(str(jwt.get_unverified_header(token).get("kid")))
         if key is None:
-            raise jwt.InvalidKeyError("signed by nobody we know")
+            raise jwt.InvalidTokenError("signed by nobody we know")
         return jwt.decode(
             token,
             key,
@@ -138,7 +139,7 @@ async def _token_person(token: str) -> Person | None:
     """Whose access token this is, when it was made for this API."""
     try:
         claims = await issuer.claims(token)
-    except jwt.InvalidTokenError:
+    except jwt.PyJWTError:
         return None
     except (httpx.HTTPError, ValueError) as problem:
         log.warning("the issuer cannot be asked: %s", problem)
@@ -189,8 +190,9 @@ class Recorder(CustomLogger):
 
     async def async_pre_call_hook(self, user_api_key_dict: Any, cache: Any, data: dict, call_type: str) -> dict:
         # Who asks what another person asked gets an answer of their own: the cache tells nobody about others.
-        wish = data.get("cache") if isinstance(data.get("cache"), dict) else {}
-        data["cache"] = {**wish, "namespace": f"kit-{user_api_key_dict.user_id}"}
+        wish = data.get("cache")
+        own = {"namespace": f"kit-{user_api_key_dict.user_id}"}
+        data["cache"] = {**wish, **own} if isinstance(wish, dict) else own
         return data
 
     async def async_log_success_event(self, kwargs: dict, response_obj: Any, start_time: Any, end_time: Any) -> None:
@@ -200,7 +202,8 @@ class Recorder(CustomLogger):
         if not sub or sub == "master":
             return
         cached = bool(payload.get("cache_hit"))
-        await stored(_store.count, 
+        await stored(
+            _store.count,
             sub,
             meta.get("user_api_key_alias") or "",
             str(payload.get("model_group") or payload.get("model") or "?"),
@@ -220,8 +223,13 @@ class Recorder(CustomLogger):
         limited = status == 429
         model = str(request_data.get("model") or "?")
         known = model if model in _models() else "?"  # whatever somebody writes there must not fill the file
-        await stored(_store.count, 
-            sub, user_api_key_dict.key_alias or "", known, limited=int(limited), failed=int(not limited and status >= 500)
+        await stored(
+            _store.count,
+            sub,
+            user_api_key_dict.key_alias or "",
+            known,
+            limited=int(limited),
+            failed=int(not limited and status >= 500),
         )
         if limited or status >= 500:
             notify("limited" if limited else "failed", person=sub, model=known, status=status)
@@ -249,7 +257,9 @@ class Totals:
     """kit_api_* in /metrics. Read from the store at each scrape, so that a restart loses nothing."""
 
     def collect(self) -> Any:
-        requests = CounterMetricFamily("kit_api_requests", "Requests by person and model", labels=["person", "model", "outcome"])
+        requests = CounterMetricFamily(
+            "kit_api_requests", "Requests by person and model", labels=["person", "model", "outcome"]
+        )
         tokens = CounterMetricFamily("kit_api_tokens", "Tokens by person and model", labels=["person", "model", "kind"])
         try:
             rows = _store.totals()
@@ -389,7 +399,7 @@ async def callback(request: Request, code: str = "", state: str = "") -> Respons
             log.warning("the login ended with %s", granted.status_code)
             return _refused("the login service did not take the code")
         claims = await issuer.claims(str(granted.json()["id_token"]))
-    except (httpx.HTTPError, jwt.InvalidTokenError, ValueError, KeyError) as problem:
+    except (httpx.HTTPError, jwt.PyJWTError, ValueError, KeyError) as problem:
         log.warning("the login failed: %s", type(problem).__name__)
         return _refused("the login service did not say who you are")
     audience = claims.get("aud")
@@ -472,7 +482,7 @@ def _write(answer: Response, cookie: str, kind: str, seconds: int, **content: An
 def _read(token: str, kind: str) -> dict[str, Any] | None:
     try:
         found = jwt.decode(token, SESSION_KEY, algorithms=["HS256"], options={"require": ["exp"]})
-    except jwt.InvalidTokenError:
+    except jwt.PyJWTError:
         return None
     return found if found.get("kind") == kind else None
 
@@ -518,8 +528,16 @@ def _references(part: Any) -> set[tuple[str, str]]:
     return set().union(*(_references(item) for item in part)) if isinstance(part, list) else set()
 
 
+async def _described(request: Request) -> Response:
+    """The description. It takes seconds to make: other requests go on meanwhile, and it is made once."""
+    async with _describing:
+        return JSONResponse(await asyncio.to_thread(_public_schema))
+
+
 _schema: dict[str, Any] = {}
+_describing = asyncio.Lock()
 _whole_schema = app.openapi
 app.openapi = _public_schema
+app.router.routes.insert(0, Route("/openapi.json", _described))
 app.include_router(me)
 REGISTRY.register(Totals())
