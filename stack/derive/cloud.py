@@ -43,7 +43,7 @@ frontend api
     http-request deny deny_status 403 unless {{ path -m str {" ".join(PATHS)} }}
     # Who asks has no key of the cloud, and says nothing about the stack.
     http-request del-header Cookie
-    http-request del-header ^X- -m reg
+    http-request del-header x- -m beg
     http-request set-header Authorization "Bearer %[env(KIT_OPENAI_KEY)]"
     http-request set-header Host {name}
 {rewrite}    default_backend cloud
