@@ -136,7 +136,7 @@ def cleanup(ctx: ProofContext) -> None:
     session = _at(ctx, ctx.login_admin(ctx.url(ROUTE) + "/me/login").browser)
     for person in parsed(session.get("/me/people"), "list the people"):
         if str(person["name"]).startswith(ctx.prefix):
-            expect(session.delete(f"/me/people/{person['sub']}"), 204, "forget a person")
+            expect(_change(ctx, session, "DELETE", f"/me/people/{person['sub']}"), 204, "forget a person")
 
 
 def _session(ctx: ProofContext) -> httpx.Client:
@@ -147,26 +147,30 @@ def _session(ctx: ProofContext) -> httpx.Client:
 
 
 def _at(ctx: ProofContext, browser: httpx.Client) -> httpx.Client:
-    """The browser at the page: changes name it as their origin. The chat's bearer is none of its business."""
+    """The browser at the page. Another application's bearer is none of its business."""
     browser.base_url = ctx.url(ROUTE)
-    browser.headers["Origin"] = ctx.url(ROUTE)
     browser.headers.pop("Authorization", None)
     return browser
+
+
+def _change(ctx: ProofContext, session: httpx.Client, method: str, path: str, body: Any = None) -> httpx.Response:
+    """A change as the page makes it, which names itself as its origin."""
+    return session.request(method, path, json=body, headers={"Origin": ctx.url(ROUTE)})
 
 
 @contextmanager
 def _key(ctx: ProofContext, session: httpx.Client, rate: int | None) -> Generator[str, None, None]:
     ctx.step("make a key")
     wish = {"label": f"{ctx.prefix}proof", "days": 1, "rate": rate}
-    made = parsed_as(session.post("/me/keys", json=wish), 201, "make a key")
+    made = _parsed_as(_change(ctx, session, "POST", "/me/keys", wish), 201, "make a key")
     try:
         yield str(made["key"])
     finally:
         ctx.step("end the key")
-        expect(session.delete(f"/me/keys/{made['id']}"), 204, "end the key")
+        expect(_change(ctx, session, "DELETE", f"/me/keys/{made['id']}"), 204, "end the key")
 
 
-def parsed_as(response: httpx.Response, status: int, what: str) -> Any:
+def _parsed_as(response: httpx.Response, status: int, what: str) -> Any:
     """The JSON of an answer that has this status."""
     expect(response, status, what)
     return response.json()

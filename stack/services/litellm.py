@@ -75,7 +75,7 @@ def _config(plan: Plan) -> Template:
     whole: dict[str, Any] = {
         "model_list": entries,
         "litellm_settings": {
-            "callbacks": ["kit_hooks.recorder", "prometheus"],
+            "callbacks": ["kit_hooks.recorder"],
             "cache": True,
             "cache_params": {"type": "redis", "url": "os.environ/KIT_CACHE", "ttl": CACHE_S, "namespace": "litellm"},
             "drop_params": True,  # what a small model does not know is left out, not an error

@@ -306,17 +306,19 @@ def test_the_swagger_page_shows_what_there_is_for_people(api: Standing) -> None:
     assert len(json.dumps(schema)) < 1_000_000
 
 
-def test_metrics_are_inside_only_and_name_people(api: Standing, person: httpx.Client) -> None:
+def test_metrics_are_inside_only_and_name_people_and_models_that_are_there(api: Standing, person: httpx.Client) -> None:
     with _client(api, _make(person)["key"]) as client:
-        _text(client.post("/v1/chat/completions", json=_question()))
-    program = 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:4000/metrics/").read().decode())'
-    trial.eventually(
-        lambda: (
-            f'kit_api_requests_total{{model="{MODEL}",outcome="answered",person="ann"}}'
-            in inside(api.name("litellm"), program)
-        ),
-        30,
-    )
+        _text(client.post("/v1/chat/completions", json=_question(text=f"a question {secrets.token_hex(4)}")))
+        client.post("/v1/chat/completions", json=_question("no-such-model"), headers={"User-Agent": "strange-browser"})
+    with _client(api, "sk-kit-nobodys") as stranger:
+        stranger.post("/v1/chat/completions", json=_question("strangers-model"))
+    program = 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:4000/metrics").read().decode())'
+    answered = f'kit_api_requests_total{{model="{MODEL}",outcome="answered",person="ann"}}'
+    trial.eventually(lambda: answered in inside(api.name("litellm"), program), 30)
+    text = inside(api.name("litellm"), program)
+    assert f'kit_api_seconds_count{{model="{MODEL}"}}' in text
+    assert not [word for word in ("no-such-model", "strangers-model", "strange-browser") if word in text]
+    assert len(text) < 100_000
     assert person.get("/metrics").status_code == 403
 
 
