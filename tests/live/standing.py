@@ -64,18 +64,20 @@ class Standing:
         print(stream.getvalue())
         return holds, stream.getvalue()
 
-    def settle(self) -> None:
-        """Wait until the front door has noticed that every route's service is there."""
+    def settle(self, service: str = "") -> None:
+        """Wait until the front door has noticed that a service is there: every one with a route when none is named."""
         with frontdoor.browser(self.plan.settings.domain, "127.0.0.1", self.outputs.ca_pem) as visitor:
-            for url in self.outputs.urls.values():
-                trial.eventually(lambda url=url: visitor.get(url, follow_redirects=False).status_code != 503, 90)
+            for owned in self.plan.routes:
+                url = self.plan.url(owned.item)
+                if service in ("", owned.owner):
+                    trial.eventually(lambda url=url: visitor.get(url, follow_redirects=False).status_code != 503, 90)
 
     def restarted(self, service: str) -> None:
         """Wait until a service that was started again is healthy, and the front door knows."""
         for container in self.trial.runtime.containers:
             if container.service == service:
                 self.trial.wait_healthy(container)
-        self.settle()
+        self.settle(service)
 
     def make_realm(self) -> None:
         """The realm with the stack's clients and admin-user, in place of what the components do."""
