@@ -32,6 +32,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Role,
     Route,
     Secret,
     SecretValue,
@@ -69,6 +70,13 @@ def _config(plan: Plan) -> Template:
     local = models.chat(settings)
     cloud = settings.openai_models if any(service.name == CLOUD for service in plan.running) else ()
     entries = [_entry(name, f"ollama_chat/{name}", "os.environ/KIT_QUEUE", "chat") for name in local]
+    # The router picks among entries of one name by their weights.
+    aliases = models.aliases(settings)
+    entries += [
+        _entry(alias.name, f"ollama_chat/{share.model}", "os.environ/KIT_QUEUE", "chat", weight=share.percent)
+        for alias in aliases
+        for share in alias.shares
+    ]
     embedding = models.embedding(settings)
     entries.append(_entry(embedding, f"ollama/{embedding}", "os.environ/KIT_QUEUE", "embedding"))
     entries += [_entry(name, f"openai/{name}", _CLOUD_BASE, "chat", api_key="the way out has it") for name in cloud]
@@ -99,14 +107,16 @@ def _config(plan: Plan) -> Template:
         },
     }
     if cloud:
-        whole["router_settings"]["fallbacks"] = [{name: [cloud[0]]} for name in local]
+        whole["router_settings"]["fallbacks"] = [
+            {name: [cloud[0]]} for name in (*local, *(alias.name for alias in aliases))
+        ]
     text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     first, *rest = text.split(_CLOUD_BASE)
     way_out = Ref(CLOUD, "api", template="http://{host}:{port}/v1", start=False)
     return Template((first, *(part for piece in rest for part in (way_out, piece))))
 
 
-def _entry(name: str, model: str, base: str, mode: str, **more: str) -> dict[str, Any]:
+def _entry(name: str, model: str, base: str, mode: str, **more: str | int) -> dict[str, Any]:
     return {
         "model_name": name,
         "litellm_params": {"model": model, "api_base": base, **more},
@@ -118,6 +128,7 @@ SERVICE = ServiceSpec(
     name="litellm",
     summary="One API for all models, with a key for each person",
     profiles=frozenset({Profile.API}),
+    roles=frozenset({Role.MODEL_API}),
     # The login needs the identity provider, the start does not: it asks for the issuer when first needed.
     containers=(
         ContainerSpec(

@@ -72,6 +72,23 @@ def test_models_are_the_settings_and_only_the_queue_is_asked() -> None:
     assert "fallbacks" not in litellm(plan)["router_settings"]
 
 
+def test_a_name_for_two_models_is_two_entries_with_their_shares() -> None:
+    names = {"assistant": {"kit-tiny-chat": 80, "kit-tiny-chat-b": 20}}
+    plan = planned(
+        Profile.API,
+        Profile.CLOUD,
+        models=("kit-tiny-chat", "kit-tiny-chat-b"),
+        embedding_model="e",
+        model_aliases=names,
+    )
+    entries = [entry["litellm_params"] for entry in litellm(plan)["model_list"] if entry["model_name"] == "assistant"]
+    assert {entry["model"]: entry["weight"] for entry in entries} == {
+        "ollama_chat/kit-tiny-chat": 80,
+        "ollama_chat/kit-tiny-chat-b": 20,
+    }
+    assert {"assistant": ["gpt-4o-mini"]} in litellm(plan)["router_settings"]["fallbacks"]
+
+
 def test_the_cloud_is_offered_when_its_profile_is_chosen_and_the_first_of_it_steps_in() -> None:
     plan = planned(Profile.API, Profile.CLOUD, models=("a:1b",), openai_models=("x", "y"))
     whole = litellm(plan)
