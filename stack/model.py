@@ -130,6 +130,7 @@ class Profile(StrEnum):
     CHAT = "chat"
     CLOUD = "cloud"
     GRAPH = "graph"
+    REPLICA = "replica"
 
 
 class Role(StrEnum):
@@ -609,10 +610,14 @@ class Volume:
 
 @dataclass(frozen=True)
 class Database:
-    """A database and a role of the same name, made by a job of whoever has Role.DATABASE."""
+    """A database and a role of the same name, made by a job of whoever has Role.DATABASE.
+
+    replication: the role may stream all of the server's log, and keep a slot there.
+    """
 
     name: str
     extensions: tuple[str, ...] = ()
+    replication: bool = False
 
 
 class Access(StrEnum):
@@ -667,8 +672,8 @@ class Proof:
 class DatabaseProvider:
     """How whoever has Role.DATABASE makes a database.
 
-    `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated) and the
-    role's password in the file CONFIG_DIR/password.
+    `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated), for a replica
+    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password.
     """
 
     job: Job

@@ -507,7 +507,10 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         provider,
         job,
         name=database_job_name(plan, database.name),
-        env={name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+        env={
+            **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+            **({"KIT_REPLICATION": "1"} if database.replication else {}),
+        },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files),
         after=tuple(container.docker_name for container in provider.containers),
         triggers=(),

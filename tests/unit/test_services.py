@@ -107,8 +107,36 @@ def test_postgres_superuser_only_over_the_socket() -> None:
     assert lines == [
         ["local", "all", "postgres", "peer"],
         ["host", "all", "postgres", "all", "reject"],
+        ["host", "replication", "postgres", "all", "reject"],
         ["host", "all", "all", "all", "scram-sha-256"],
+        ["host", "replication", "all", "all", "scram-sha-256"],
     ]
+
+
+def test_a_replica_allows_what_its_primary_allows() -> None:
+    """A standby with fewer connections, or senders, than its primary refuses to start."""
+    plan = planned(profiles=("chat", "replica"))
+    settings = [
+        {
+            line.partition("=")[0].strip(): line.partition("=")[2].strip()
+            for line in file_text(plan, name, "postgresql.conf").splitlines()
+            if "=" in line and not line.startswith("#")
+        }
+        for name in ("postgres", "postgres-replica")
+    ]
+    follows = {"primary_conninfo", "primary_slot_name"}
+    assert settings[1].keys() - settings[0].keys() == follows
+    assert settings[0] == {name: value for name, value in settings[1].items() if name not in follows}
+    assert settings[1]["primary_conninfo"] == (
+        "'host=postgres port=5432 user=postgres-replica dbname=postgres-replica application_name=postgres_replica'"
+    )
+
+
+def test_only_a_replicas_role_may_stream_the_log() -> None:
+    jobs = {job.name: job for job in runtime.build(planned(profiles=("chat", "replica"))).jobs}
+    assert {name for name, job in jobs.items() if "KIT_REPLICATION" in job.env} == {
+        "kit-test-database-postgres-replica"
+    }
 
 
 def test_keycloak_is_administered_by_its_bootstrap_client() -> None:

@@ -244,7 +244,7 @@ def test_everything_wrong_is_said_at_once_and_reads_well() -> None:
         '  httpPort: "eighty"\n'
         "      is no whole number\n"
         '  profiles[1]: "chta"\n'
-        '      is no profile. Did you mean "chat"? Profiles: api, chat, cloud, graph\n'
+        f'      is no profile. Did you mean "chat"? Profiles: {", ".join(sorted(Profile))}\n'
         '  down: "perhaps"\n'
         "      is neither true nor false\n"
         "\n"
