@@ -98,7 +98,8 @@ class ModelServer:
         found.text = "".join(found.pieces)
         found.total_s = time.monotonic() - started
         if not found.error and not found.done:  # an empty answer is one
-            found.error = "the answer ended before it was complete"
+            # Ollama itself stops a model that says the same thirty times, and then sends no end.
+            found.error = "the answer ended before it was complete: a model that repeats itself is stopped"
         return found
 
     def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
