@@ -194,7 +194,7 @@ def remove(session: Session, plan: Plan, arguments: argparse.Namespace) -> int:
     for item in gone:
         server.delete(item)
     modelrecord.remember(session, session.plan(), server.models())
-    console.done(f"{name} is gone" + (f", {len(versions)} kept versions with it" if versions else ""))
+    console.done(f"{name} is gone" + (f", with the versions kept of it: {', '.join(versions)}" if versions else ""))
     if in_list:
         console.note(f"{session.state.stack_file.name} no longer names it")
     return 0

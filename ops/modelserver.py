@@ -50,6 +50,7 @@ class Answer:
     prompt_s: float = 0.0
     answer_s: float = 0.0
     error: str = ""
+    done: bool = False
     pieces: list[str] = field(default_factory=list[str], repr=False)
 
 
@@ -96,8 +97,9 @@ class ModelServer:
             found.error = error.what if isinstance(error, EngineError) else f"the answer broke off: {error}"
         found.text = "".join(found.pieces)
         found.total_s = time.monotonic() - started
-        if not found.error and not found.tokens:
-            found.error = "the answer ended before it was complete"
+        if not found.error and not found.done:  # an empty answer is one
+            # Ollama itself stops a model that says the same thirty times, and then sends no end.
+            found.error = "the answer ended before it was complete: a model that repeats itself is stopped"
         return found
 
     def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
@@ -157,6 +159,7 @@ def _hear(found: Answer, event: Mapping[str, Any], after_s: float) -> None:
         found.first_token_s = after_s
     found.pieces.append(str(event.get("response") or ""))
     if event.get("done"):
+        found.done = True
         found.tokens = int(event.get("eval_count") or 0)
         found.prompt_tokens = int(event.get("prompt_eval_count") or 0)
         found.load_s = int(event.get("load_duration") or 0) / 1e9

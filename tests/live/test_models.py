@@ -96,7 +96,7 @@ class Models:
         found = self.server.ask(
             name, "What is the colour of the sky?", {"temperature": 0, "seed": 7, "num_predict": 12}
         )
-        assert not found.error and found.tokens, found
+        assert not found.error and found.done, found
         return found.text
 
     def python(self, program: str) -> str:
