@@ -229,7 +229,8 @@ def parse(argv: Sequence[str], root: Path) -> tuple[Verb, argparse.Namespace]:
     else:
         action = rest.pop(0) if rest and rest[0] in verb.actions else ""
         arguments = parser.parse_args(rest)
-        arguments.action = action
+        if verb.actions:
+            arguments.action = action
     if verb.takes_stack:
         check_stack(root, arguments.stack)
     return verb, arguments
