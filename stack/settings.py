@@ -192,6 +192,9 @@ _MODEL = _matching(
 _PORT = _between(1, 65535, "a port")
 
 
+_MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks"})  # lists whose items are a name and its value
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -259,9 +262,6 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         )
     }
 )
-
-# Written as lists of name=value.
-MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks"})
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
@@ -366,12 +366,12 @@ def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: 
         except UnfitError as unfit:
             problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
             continue
-        identity: object = checked[0] if key.field in MAPPINGS else checked
+        identity: object = checked[0] if key.field in _MAPPINGS else checked
         if identity in seen:
             problems.append(Problem(where=where, what=shown(item), fix="stands there twice: take one out"))
         seen.add(identity)
         found.append(checked)
-    values[key.field] = MappingProxyType(dict(found)) if key.field in MAPPINGS else tuple(found)
+    values[key.field] = MappingProxyType(dict(found)) if key.field in _MAPPINGS else tuple(found)
 
 
 def _plain(kind: Kind, value: object) -> object:
