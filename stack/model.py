@@ -102,6 +102,7 @@ class Zone(StrEnum):
 
     EDGE = "edge"
     APP = "app"
+    MODEL = "model"
     DATA = "data"
     OBSERVE = "observe"
     MANAGE = "manage"
@@ -110,12 +111,16 @@ class Zone(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ZoneSpec:
-    """internal: Docker gives it no way out. reachable_from: zones whose members may open connections into it."""
+    """internal: Docker gives it no way out. reachable_from: zones whose members may open connections into it.
+
+    isolated: its members do not reach each other over it.
+    """
 
     zone: Zone
     summary: str
     internal: bool
     reachable_from: frozenset[Zone]
+    isolated: bool = False
 
 
 class Profile(StrEnum):
@@ -130,6 +135,7 @@ class Role(StrEnum):
     INGRESS = "ingress"
     IDENTITY = "identity"
     DATABASE = "database"
+    MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
 
 
 # ---------------------------------------------------------------------------------------------------- images

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -46,6 +46,12 @@ class Settings:
     retired: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     embedding_model: str = ""
+    model_aliases: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    ollama_backends: tuple[str, ...] = ()
+    chat_language: str = "en"
+    chat_page_settings: bool = False
+    electricity_cents: int | None = None
+    power_watts: int | None = None
     docker_host: str | None = None
     memory_mb: int | None = None
     reserve_mb: int | None = None
@@ -192,7 +198,27 @@ _MODEL = _matching(
 _PORT = _between(1, 65535, "a port")
 
 
-_MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks"})  # lists whose items are a name and its value
+def _alias(value: str) -> tuple[str, Mapping[str, int]]:
+    """assistant = llama3.2:1b 80, qwen2.5:3b 20 -> the name, and each model's share in percent."""
+    name, equals, text = (part.strip() for part in value.partition("="))
+    pairs = [part.split() for part in text.split(",")]
+    wrong = "is not NAME = MODEL SHARE, MODEL SHARE, such as assistant = llama3.2:1b 80, qwen2.5:3b 20"
+    if not equals or any(len(pair) != 2 or not re.fullmatch(r"[1-9][0-9]{0,2}", pair[1]) for pair in pairs):
+        raise UnfitError(f"{wrong}. Shares are whole percents")
+    shares = {_MODEL(model): int(share) for model, share in pairs}
+    if len(shares) < 2 or len(shares) != len(pairs):
+        raise UnfitError("is no choice: a name needs two models or more, each once")
+    if sum(shares.values()) != 100:
+        raise UnfitError(f"has shares of {sum(shares.values())} percent together: make it 100")
+    return _MODEL(name), MappingProxyType(shares)
+
+
+def _backend(value: str) -> str:
+    """http://HOST:PORT -> HOST:PORT."""
+    found = re.fullmatch(r"http://([a-z0-9]([a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?", value)
+    if not found or not 0 < int(found[3] or 11434) < 65536:
+        raise UnfitError("is not http://HOST:PORT, such as http://192.168.1.20:11434, with nothing behind it")
+    return f"{found[1]}:{int(found[3] or 11434)}"
 
 
 def _same(value: Any) -> Any:
@@ -231,6 +257,16 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
+            Key(field="model_aliases", kind=Kind.ARRAY, check=_alias),
+            Key(field="ollama_backends", kind=Kind.ARRAY, check=_backend),
+            Key(
+                field="chat_language",
+                kind=Kind.STRING,
+                check=_matching(r"[a-z]{2,3}(-[A-Z]{2}|-[A-Z][a-z]{3})?", "language, such as en, de or pt-BR"),
+            ),
+            Key(field="chat_page_settings", kind=Kind.BOOLEAN, check=_same),
+            Key(field="electricity_cents", kind=Kind.INTEGER, check=_between(1, 10_000, "hundredths"), unset=0),
+            Key(field="power_watts", kind=Kind.INTEGER, check=_between(1, 100_000, "watts"), unset=0),
             Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
             Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
             Key(field="reserve_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),
@@ -262,6 +298,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         )
     }
 )
+
+# Written as lists of name=value.
+MAPPINGS = frozenset({"airgap_images", "image_locks", "built_locks", "model_aliases"})
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
@@ -366,12 +405,12 @@ def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: 
         except UnfitError as unfit:
             problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
             continue
-        identity: object = checked[0] if key.field in _MAPPINGS else checked
+        identity: object = checked[0] if key.field in MAPPINGS else checked
         if identity in seen:
             problems.append(Problem(where=where, what=shown(item), fix="stands there twice: take one out"))
         seen.add(identity)
         found.append(checked)
-    values[key.field] = MappingProxyType(dict(found)) if key.field in _MAPPINGS else tuple(found)
+    values[key.field] = MappingProxyType(dict(found)) if key.field in MAPPINGS else tuple(found)
 
 
 def _plain(kind: Kind, value: object) -> object:
@@ -443,7 +482,19 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
         if name in values.get("without", ()):
             fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
+    problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
     return problems
+
+
+def _aliases(aliases: Mapping[str, Mapping[str, int]], known: tuple[str, ...]) -> Iterator[Problem]:
+    """A name that stands for several models is none of theirs, and each of them is in `models`."""
+    for index, (name, shares) in enumerate(aliases.items()):
+        where = f"modelAliases[{index}]"
+        if name in known:
+            yield Problem(where=where, what=shown(name), fix="is a model of its own: choose another name")
+        for model in sorted(set(shares) - set(known)):
+            fix = f"is not in models. {did_you_mean(model, known)}Add it there: names are for models that the stack has"
+            yield Problem(where=where, what=shown(model), fix=fix)
 
 
 # ---------------------------------------------------------------------------------------------------- sources

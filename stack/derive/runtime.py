@@ -200,6 +200,7 @@ class NetworkOfZone:
     zone: Zone
     name: str
     internal: bool
+    isolated: bool
     labels: Mapping[str, str]
 
 
@@ -291,6 +292,7 @@ def _network(plan: Plan, zone: Zone) -> NetworkOfZone:
         zone=zone,
         name=network_name(plan, zone),
         internal=ZONES[zone].internal,
+        isolated=ZONES[zone].isolated,
         labels={"aikit.stack": plan.stack, "aikit.kind": "network"},
     )
 
@@ -428,7 +430,8 @@ def _networks(
         NetworkPlan(
             zone=zone,
             network=network_name(plan, zone),
-            aliases=own + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
+            # No name where nobody may call: Docker would answer with that address as well.
+            aliases=(() if ZONES[zone].isolated else own) + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
         )
         for zone in sorted(zones)
     )

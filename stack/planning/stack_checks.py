@@ -143,6 +143,16 @@ def routes(selection: Selection) -> Iterator[Problem]:
                     yield Problem(where=at(spec, "routes", route.name), what=f"deny {shown(path)}", fix=fix)
 
 
+def aliases(selection: Selection) -> Iterator[Problem]:
+    """A name for several models needs somebody who reads it: a queue of connections does not look into questions."""
+    if selection.settings.model_aliases and not any(Role.MODEL_API in spec.roles for spec in selection.chosen.values()):
+        able = [spec for spec in selection.catalog.values() if Role.MODEL_API in spec.roles]
+        profiles = sorted({profile for spec in able for profile in spec.profiles})
+        ways = f"add the profile {' or '.join(profiles)}, or " if profiles else ""
+        what = f"{listed(selection.settings.model_aliases)}: no service of this stack routes by model"
+        yield Problem(where="modelAliases", what=what, fix=f"{ways}take the names out and ask the models by their own")
+
+
 def zones(selection: Selection) -> Iterator[Problem]:
     """A container in two networks joins them: only where one may reach the other. None runs in no network."""
     for spec in selection.chosen.values():
@@ -250,6 +260,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     databases,
     issuer,
     routes,
+    aliases,
     zones,
     docker_names,
     pins,
