@@ -126,7 +126,10 @@ class ZoneSpec:
 class Profile(StrEnum):
     """A bundle of services that users choose by name; profiles.py says what each is for."""
 
+    API = "api"
     CHAT = "chat"
+    CLOUD = "cloud"
+    GRAPH = "graph"
 
 
 class Role(StrEnum):
@@ -207,6 +210,8 @@ class Encoding(StrEnum):
     URL = "url"  # percent-encoded, for the userinfo part of a URL
     REDIS = "redis"  # a double-quoted argument of redis.conf
     PROPERTIES = "properties"  # a value in a Java .properties file that Keycloak's expander reads
+    JSON = "json"  # a JSON string, its quotes included
+    ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
 
 
 @dataclass(frozen=True)
@@ -577,9 +582,10 @@ class Job:
 
 @dataclass(frozen=True)
 class BackupSet:
-    """What of a volume goes into the backup."""
+    """What of a volume goes into the backup. stop: its files are whole only while the service is stopped."""
 
     exclude: tuple[str, ...] = ()
+    stop: bool = False
 
     @staticmethod
     def files(exclude: tuple[str, ...] = ()) -> BackupSet:
@@ -621,7 +627,10 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403."""
+    """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
+
+    paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
+    """
 
     name: str
     port: str
@@ -629,6 +638,7 @@ class Route:
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,10 @@ class Settings:
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
+    api_requests_per_minute: int = 60
+    api_webhook: str = ""
+    openai_url: str = "https://api.openai.com/v1"
+    openai_models: tuple[str, ...] = ("gpt-4o-mini",)
     down: bool = False
     provided_secrets: frozenset[str] = frozenset()
 
@@ -294,6 +298,24 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 kind=Kind.STRING,
                 check=_matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example"),
             ),
+            Key(field="api_requests_per_minute", kind=Kind.INTEGER, check=_between(0, 100_000, "requests")),
+            Key(
+                field="api_webhook",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[\x21-\x7e]*)?", "URL, such as http://n8n:5678/webhook/x"
+                ),
+                unset="",
+            ),
+            Key(
+                field="openai_url",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+                    "HTTPS URL, such as https://api.openai.com/v1",
+                ),
+            ),
+            Key(field="openai_models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="down", kind=Kind.BOOLEAN, check=_same),
         )
     }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -141,6 +142,10 @@ def routes(selection: Selection) -> Iterator[Problem]:
                 if not path.startswith("/"):
                     fix = "write a path beginning with /"
                     yield Problem(where=at(spec, "routes", route.name), what=f"deny {shown(path)}", fix=fix)
+            for path in route.paths:
+                if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+                    fix = "write a path beginning with /, of letters, digits, dots and dashes"
+                    yield Problem(where=at(spec, "routes", route.name), what=f"paths {shown(path)}", fix=fix)
 
 
 def aliases(selection: Selection) -> Iterator[Problem]:
