@@ -18,7 +18,7 @@ import struct
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,12 +205,27 @@ class DockerApi:
         )
         path = f"/containers/{_quoted(container)}/logs?{query}"
         with self._answer("GET", path, None, None if follow else self.timeout) as response:
-            # A terminal's output comes as it is; two streams come in frames: kind, three zeros, length, content.
-            while tty and (block := response.read1(1 << 16)):
+            while tty and (block := response.read1(1 << 16)):  # a terminal's output comes as it is
                 yield block.decode("utf-8", "replace")
-            while not tty and len(header := response.read(8)) == 8:
-                (length,) = struct.unpack(">I", header[4:])
-                yield response.read(length).decode("utf-8", "replace")
+            if not tty:
+                for _, content in _frames(response):
+                    yield content.decode("utf-8", "replace")
+
+    def execute(self, container: str, argv: Sequence[str], *, timeout: float | None = None) -> tuple[int, str, str]:
+        """Run a program in a running container: its exit code, and what it wrote to either stream.
+
+        argv can be seen by whoever may list the container's processes: no secrets in it.
+        """
+        asked = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
+        made = cast(dict[str, Any], self.post(f"/containers/{_quoted(container)}/exec", asked))
+        path = f"/exec/{made['Id']}"
+        written: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        start = {"Detach": False, "Tty": False}
+        with self._answer("POST", f"{path}/start", start, timeout or self.timeout) as response:
+            for kind, content in _frames(response):
+                written[2 if kind == 2 else 1] += content
+        code = int(cast(dict[str, Any], self.get(f"{path}/json")).get("ExitCode") or 0)
+        return code, written[1].decode("utf-8", "replace"), written[2].decode("utf-8", "replace")
 
     def remove_container(self, name: str, *, grace: int = 10) -> None:
         """Stop a container, with `grace` seconds to end by itself, and remove it with its anonymous volumes."""
@@ -270,6 +285,13 @@ class DockerApi:
             context = _tls(address.port)
             return (context.wrap_socket(connection, server_hostname=address.hostname) if context else connection), None
         return _over_ssh(address, timeout)
+
+
+def _frames(response: http.client.HTTPResponse) -> Iterator[tuple[int, bytes]]:
+    """Two streams in one: frames of kind (1 what was printed, 2 complaints), three zeros, length, content."""
+    while len(header := response.read(8)) == 8:
+        (length,) = struct.unpack(">I", header[4:])
+        yield header[0], response.read(length)
 
 
 def _tls(port: int | None) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import httpx
 
 from ops import frontdoor
-from ops.engine import DockerApi
+from ops.engine import DockerApi, EngineError
 from ops.identity import Administration
 from ops.progress import Progress, Step
 from stack.model import Role
@@ -24,6 +24,7 @@ from stack.proofs.context import Login, Person, ProofContext, ProofError
 
 PREFIX = "kit-prove-"
 JOB_SECONDS = 300
+_LOG_LINES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +295,27 @@ class _Run:
                 return name
         return ""
 
+    def inside(self, service: str, container: str, argv: Sequence[str]) -> str:
+        """What a program printed that was run in a container of a service."""
+        planned = next(c for c in self.plan.service(service).containers if c.spec.name == container)
+        api = DockerApi(self.plan.settings.docker_host)
+        try:
+            code, printed, complaints = api.execute(planned.docker_name, argv)
+        except EngineError as failed:
+            raise ProofError(f"nothing could be run in {planned.docker_name}: {failed}") from failed
+        if code:
+            words = " ".join((complaints or printed).split())[-300:]
+            raise ProofError(words or f"{argv[0]} ended with {code} in {planned.docker_name}")
+        return printed
+
+    def wrote(self, service: str, container: str) -> str:
+        """The end of the log of a service's container."""
+        planned = next(c for c in self.plan.service(service).containers if c.spec.name == container)
+        try:
+            return DockerApi(self.plan.settings.docker_host).logs(planned.docker_name, tail=_LOG_LINES)
+        except EngineError as failed:
+            raise ProofError(f"the log of {planned.docker_name} could not be read: {failed}") from failed
+
     def _declared(self) -> dict[int, str]:
         """The host's ports that the plan publishes, and the containers it publishes them from."""
         return {
@@ -362,6 +384,12 @@ class _Context:
 
     def exposed(self, port: int) -> str:
         return self._run.exposed(port)
+
+    def inside(self, container: str, argv: Sequence[str]) -> str:
+        return self._run.inside(self.service, container, argv)
+
+    def wrote(self, container: str) -> str:
+        return self._run.wrote(self.service, container)
 
 
 def _function(target: str) -> Callable[[ProofContext], None]:

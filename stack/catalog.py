@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from stack.model import Problem, Provided, ServiceSpec, SpecError
+from stack.model import Problem, ServiceSpec, SpecError
 
 PACKAGE_DIR = Path(__file__).resolve().parent / "services"
 
@@ -38,10 +38,9 @@ def discover(package_dir: Path | None = None) -> tuple[ServiceSpec, ...]:
 
 
 def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
-    """The config keys under which services expect secrets from the operator."""
-    return frozenset(
-        secret.source.config_key for spec in services for secret in spec.secrets if isinstance(secret.source, Provided)
-    )
+    """The config keys under which services expect secrets from the operator, or take them."""
+    found = (secret.source.config_key for spec in services for secret in spec.secrets)
+    return frozenset(key for key in found if key)
 
 
 def _module(path: Path, *, standard: bool) -> ModuleType:

@@ -74,7 +74,8 @@ class Deployment:
             if isinstance(secret.source, Generated):
                 args = SecretArgs(length=secret.source.length, special=secret.source.special)
                 self.secrets[secret.key] = GeneratedSecret(_resource_name(secret.key), args).value
-            else:
+            # One that the operator has instead leaves the generated one in the state: it may be wanted again.
+            if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
         # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
         self.digest_key = DigestKey("digest-key").value
@@ -181,6 +182,7 @@ class Deployment:
                 ),
                 digest_key=self.digest_key,
                 labels={**step.labels, "aikit.kind": "job"},
+                after=self._after(self.runtime.guards(step)),
             ),
             opts=self._docker(),
         )

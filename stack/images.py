@@ -47,6 +47,29 @@ LITELLM = ImagePin(
     pinned="2026-11-21",
 )
 
+# renovate: datasource=docker depName=n8nio/n8n
+N8N = ImagePin(
+    name="n8n",
+    repository="docker.io/n8nio/n8n",
+    tag="2.46.5",
+    arches=BOTH,
+    programs=frozenset({"n8n", "node", "sh"}),
+    size_mb=1100,
+    pinned="2026-11-21",
+)
+
+# Always the version of n8n: broker and runner speak one protocol.
+# renovate: datasource=docker depName=n8nio/runners
+N8N_RUNNERS = ImagePin(
+    name="n8n-runners",
+    repository="docker.io/n8nio/runners",
+    tag="2.46.5",
+    arches=BOTH,
+    programs=frozenset({"node", "sh"}),
+    size_mb=500,
+    pinned="2026-11-21",
+)
+
 # The last long-term line: its successor by date is a major of its own, with another store format.
 # renovate: datasource=docker depName=neo4j versioning=docker
 NEO4J = ImagePin(

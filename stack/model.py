@@ -127,6 +127,7 @@ class Profile(StrEnum):
     """A bundle of services that users choose by name; profiles.py says what each is for."""
 
     API = "api"
+    AUTOMATION = "automation"
     CHAT = "chat"
     CLOUD = "cloud"
     GRAPH = "graph"
@@ -234,8 +235,8 @@ class Issuer:
 class Ref:
     """Another service's port: its URL, the dependency edge and the shared-zone check in one.
 
-    `template` may name {host}, {port} and each of `secrets`, which must be shared by that service; they are
-    percent-encoded, and a Ref with secrets is itself secret. `start=False` when the other may come later.
+    `template` may name {host}, {port} and each of `secrets`, which must be shared by that service; they are written
+    in `encoding`, and a Ref with secrets is itself secret. `start=False` when the other may come later.
     """
 
     service: str
@@ -243,6 +244,7 @@ class Ref:
     template: str = "http://{host}:{port}"
     secrets: tuple[str, ...] = ()
     start: bool = True
+    encoding: Encoding = Encoding.URL
 
 
 @dataclass(frozen=True)
@@ -381,10 +383,14 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Made by the program once and kept in the state, encrypted."""
+    """Made by the program once and kept in the state, encrypted.
+
+    config_key: an operator who has the secret already sets it under this key, and then that one counts.
+    """
 
     length: int = 32
     special: bool = False
+    config_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -531,7 +537,11 @@ class Publish:
 class ContainerSpec:
     """A long-running container. `user` is uid:gid. `entrypoint`/`command` are the image's own when left empty.
 
-    trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's.
+    trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's. after: containers of the
+    same service that are healthy first. way_out: why a container in the data zone is in the egress zone as well, an
+    exception. replicas: so many of the same run, <name>-1 and on, each with its ports numbered likewise; among
+    containers with replicas, a Ref of the one numbered n goes to the port of the one numbered n
+    (planning/replicas.py).
     """
 
     image: ImagePin
@@ -554,6 +564,9 @@ class ContainerSpec:
     stop_grace_s: int = 10
     reload: tuple[str, ...] = ()
     wait_s: int = 300
+    after: tuple[str, ...] = ()
+    way_out: str = ""
+    replicas: Callable[[Settings], int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -561,7 +574,7 @@ class Job:
     """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
 
     Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
-    argv.
+    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds.
     """
 
     name: str
@@ -576,6 +589,7 @@ class Job:
     triggers: tuple[Value, ...] = ()
     memory_mb: int = 256
     timeout_s: int = 300
+    first: bool = False
 
 
 # ------------------------------------------------------------------------- what a service asks of the others
@@ -635,6 +649,7 @@ class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
 
     paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
+    open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
     """
 
     name: str
@@ -644,6 +659,7 @@ class Route:
     streaming: bool = False
     deny: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import zoneinfo
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
@@ -52,6 +53,8 @@ class Settings:
     chat_page_settings: bool = False
     electricity_cents: int | None = None
     power_watts: int | None = None
+    n8n_workers: int | None = None
+    timezone: str = "UTC"
     docker_host: str | None = None
     memory_mb: int | None = None
     reserve_mb: int | None = None
@@ -180,6 +183,14 @@ def _address(value: str) -> str:
     return value
 
 
+def _timezone(value: str) -> str:
+    # This machine may know fewer zones than the images, or none: then the form has to do.
+    known = zoneinfo.available_timezones()
+    if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", value) or (known and value not in known):
+        raise UnfitError(f"is no time zone, such as Europe/Berlin or UTC. {did_you_mean(value, known)}".rstrip())
+    return value
+
+
 def _docker_host(value: str) -> str:
     if not re.fullmatch(r"unix:///\S+|ssh://([\w.-]+@)?[\w.-]+(:\d{1,5})?", value):
         raise UnfitError("is neither unix:///path nor ssh://user@host: over plain TCP anybody would be root there")
@@ -271,6 +282,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="chat_page_settings", kind=Kind.BOOLEAN, check=_same),
             Key(field="electricity_cents", kind=Kind.INTEGER, check=_between(1, 10_000, "hundredths"), unset=0),
             Key(field="power_watts", kind=Kind.INTEGER, check=_between(1, 100_000, "watts"), unset=0),
+            Key(field="n8n_workers", kind=Kind.INTEGER, check=_between(1, 32, "workers"), unset=0),
+            Key(field="timezone", kind=Kind.STRING, check=_timezone),
             Key(field="docker_host", kind=Kind.STRING, check=_docker_host, unset=""),
             Key(field="memory_mb", kind=Kind.INTEGER, check=_between(512, 16_777_216, "MB"), unset=0),
             Key(field="reserve_mb", kind=Kind.INTEGER, check=_between(1, 16_777_216, "MB"), unset=0),

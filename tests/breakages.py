@@ -361,6 +361,36 @@ ANY: tuple[Breakage, ...] = (
         change=_second(zones=frozenset({Zone.DATA, Zone.EGRESS})),
         says="would join data and egress",
     ),
+    Breakage(
+        name="from the data to the internet by way of the apps",
+        change=_second(zones=frozenset({Zone.DATA, Zone.APP, Zone.EGRESS})),
+        says="second.zones: lead from data to the outside",
+    ),
+    Breakage(
+        name="an excuse for nothing",
+        change=_second(way_out="it must be"),
+        says="second.way_out: excuses nothing",
+    ),
+    Breakage(
+        name="an elder that is not there",
+        change=_second(after=("mian",)),
+        says='second.after: there is no container "mian"',
+    ),
+    Breakage(
+        name="containers that wait for each other",
+        change=_second(after=("second",)),
+        says="second.after: second and second wait for each other",
+    ),
+    Breakage(
+        name="an open path that is no folder",
+        change=_add(routes=(Route(name="extra", port="http", access=Access.SSO, open=("/webhook",)),)),
+        says='open "/webhook"',
+    ),
+    Breakage(
+        name="an open path where no login is",
+        change=_add(routes=(Route(name="extra", port="http", access=Access.PUBLIC, open=("/webhook/",)),)),
+        says='open "/webhook/", and its access is public',
+    ),
     Breakage(name="an image for another machine", change=_second(image=ONE_ARCH), says="is not made for amd64"),
     Breakage(
         name="no service of that name",

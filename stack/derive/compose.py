@@ -43,6 +43,9 @@ def project(runtime: Runtime, name: str, read: Callable[[Text], str]) -> Compose
         needs = _depends(step.after, jobs)
         if step.files or step.ownership:
             services[delivery] = _delivery(step, runtime.tools_image)
+            guards = runtime.guards(step)
+            if guards:
+                services[delivery]["depends_on"] = _depends(guards, jobs)
             needs[delivery] = {"condition": "service_completed_successfully"}
         services[step.name] = _container(step, needs, read)
     config_volumes = [step.config_volume for step in runtime.containers if step.config_volume]

@@ -33,16 +33,19 @@ UNAVAILABLE = (
 )
 UNKNOWN = "There is nothing under this name here."
 DENIED = "This address is not for the outside."
+ODD_PATH = r"(^|/)\.\.?(/|$)|//|\\"
 NO_LOGIN = "This address needs a login that this stack does not offer."
 
 
 def config(plan: Plan) -> str:
     """The whole file. Routes are matched by exact host name, whatever port the browser names."""
     fronts: list[str] = []
+    choices: list[str] = []
     backends: list[str] = []
     for owned in plan.routes:
         service = plan.service(owned.owner)
         fronts.append(_front(plan, service, owned.item))
+        choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
         backends.append(_backend(service, owned.item))
     return "\n".join(
         (
@@ -50,7 +53,7 @@ def config(plan: Plan) -> str:
             RESOLVERS.strip() + "\n",
             HEALTH.strip() + "\n",
             _plain(plan),
-            _public(plan, fronts),
+            _public(plan, [*fronts, *choices]),  # every rule of every route comes before the first choice
             *_admin(plan),
             *backends,
         )
@@ -145,7 +148,15 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
     if route.access in (Access.SSO, Access.ADMIN):
         # Nobody here can ask for a login, so nobody gets in.
-        lines.append(f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)} if {acl}")
+        spared = ""
+        if route.open:
+            # A path is taken as it is written, and one that a server could read as another's is not open.
+            lines.append(f"acl open_{route.name} path -m beg {' '.join(route.open)}")
+            lines.append(f"acl odd_{route.name} path,url_dec -m reg {quoted(ODD_PATH)}")
+            lines.append(f"acl odd_{route.name} path -m sub -i %2f %5c %2e")
+            spared = f" !open_{route.name} || {acl} odd_{route.name}"
+        deny = f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)}"
+        lines.append(f"{deny} if {acl}{spared}")
     if route.deny:
         lines.append(
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
@@ -153,7 +164,6 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
         )
     if route.paths:
         lines += _only(acl, route.paths)
-    lines.append(f"use_backend {_backend_name(service, route)} if {acl}")
     return "".join(f"    {line}\n" for line in lines) + "\n"
 
 

@@ -231,6 +231,10 @@ class Runtime:
     def jobs(self) -> tuple[JobPlan, ...]:
         return tuple(step for step in self.steps if isinstance(step, JobPlan))
 
+    def guards(self, container: ContainerPlan) -> tuple[str, ...]:
+        """The service's own jobs that come before the container: unless they succeed, not even its files change."""
+        return tuple(job.name for job in self.jobs if job.service == container.service and job.name in container.after)
+
 
 def build(plan: Plan) -> Runtime:
     """The runtime of a checked plan. Nothing but data volumes while the stack is down."""
@@ -345,8 +349,16 @@ def _container(plan: Plan, service: PlannedService, container: PlannedContainer)
         labels=_labels(plan, service.name, "service"),
         stop_grace_s=spec.stop_grace_s,
         wait_s=spec.wait_s,
-        after=_after(plan, service, _values_of(plan, spec), uses_databases=True),
+        after=_before_container(plan, service, spec),
     )
+
+
+def _before_container(plan: Plan, service: PlannedService, spec: ContainerSpec) -> tuple[str, ...]:
+    """Docker names of what must be there before a container: what it names, its elders, the jobs that come first."""
+    elders = [container.docker_name for container in service.containers if container.spec.name in spec.after]
+    jobs = [_job_name(plan, service, job) for job in service.spec.jobs if job.first]
+    names = (*_after(plan, service, _values_of(plan, spec), uses_databases=True), *elders, *jobs)
+    return tuple(dict.fromkeys(names))
 
 
 def _environment(
@@ -475,18 +487,23 @@ def _after(plan: Plan, service: PlannedService, values: Iterable[Value], *, uses
 
 
 def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
-    own = tuple(container.docker_name for container in service.containers)
-    after = own + _after(plan, service, _values_of(plan, job), uses_databases=bool(service.spec.databases))
+    own = () if job.first else tuple(container.docker_name for container in service.containers)
+    uses_databases = bool(service.spec.databases) and not job.first
+    after = own + _after(plan, service, _values_of(plan, job), uses_databases=uses_databases)
     return _job_plan(
         plan,
         service,
         job,
-        name=f"{docker_prefix(plan.stack)}{service.name}-{job.name}",
+        name=_job_name(plan, service, job),
         env={name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
         files=tuple(_file(plan, service, file, restarts=True) for file in job.files),
         after=tuple(dict.fromkeys(after)),
         triggers=tuple(resolve(plan, service, value) for value in job.triggers),
     )
+
+
+def _job_name(plan: Plan, service: PlannedService, job: Job) -> str:
+    return f"{docker_prefix(plan.stack)}{service.name}-{job.name}"
 
 
 def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:

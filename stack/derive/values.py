@@ -138,5 +138,5 @@ def _ref(plan: Plan, ref: Ref) -> Text:
         if name in known:
             pieces.append(known[name])
         elif name:
-            pieces.append(SecretPiece(SecretKey(ref.service, name), Encoding.URL))
+            pieces.append(SecretPiece(SecretKey(ref.service, name), ref.encoding))
     return tuple(pieces)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from stack.model import (
+    Access,
     ContainerSpec,
     DatabasePassword,
     DatabaseUrl,
@@ -22,6 +23,7 @@ from stack.model import (
     Value,
     Zone,
 )
+from stack.planning.replicas import expanded
 from stack.settings import Settings
 from stack.words import did_you_mean, listed, shown
 
@@ -114,7 +116,8 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
     roles: set[Role] = set()
     if spec.routes:
         roles.add(Role.INGRESS)
-    if spec.oidc or any(isinstance(value, Issuer) for value in values):
+    asks_for_login = any(route.access in (Access.SSO, Access.ADMIN) for route in spec.routes)
+    if spec.oidc or asks_for_login or any(isinstance(value, Issuer) for value in values):
         roles.add(Role.IDENTITY)
     if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword) for value in values):
         roles.add(Role.DATABASE)
@@ -122,8 +125,8 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
 
 
 def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpec]) -> Selection:
-    """Select by profile and target, close over what each needs, find the start order."""
-    catalog = {spec.name: spec for spec in services}
+    """Count out replicas, select by profile and target, close over what each needs, find the start order."""
+    catalog = {spec.name: expanded(spec, settings) for spec in services}
     closure = _Closure(settings, host.target, catalog)
     closure.run()
     chosen = {name: catalog[name] for name in sorted(closure.chosen)}

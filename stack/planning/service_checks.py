@@ -6,7 +6,7 @@ A check is a plain function from a Selection to every problem it finds; SERVICE_
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from stack.model import (
@@ -115,6 +115,32 @@ def health(selection: Selection) -> Iterator[Problem]:
                 yield Problem(where=where, what=what, fix=fix)
             if not isinstance(test, Command) and test.port not in {port.name for port in container.ports}:
                 yield no_port(where, f"container {container.name}", test.port, _port_names(container))
+
+
+def elders(selection: Selection) -> Iterator[Problem]:
+    """Containers that come first are others of the same service, and not in a circle."""
+    for spec in selection.chosen.values():
+        known = {container.name: container.after for container in spec.containers}
+        for container in spec.containers:
+            for name in container.after:
+                where = at(spec, container.name, "after")
+                if name not in known:
+                    fix = f"{did_you_mean(name, known)}Containers: {listed(known)}"
+                    yield Problem(where=where, what=f"there is no container {shown(name)}", fix=fix)
+                elif container.name in _all_before(name, known):
+                    fix = "let one of them start without the other"
+                    yield Problem(where=where, what=f"{container.name} and {name} wait for each other", fix=fix)
+
+
+def _all_before(name: str, after: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """A container and all that come before it."""
+    found, waiting = {name}, [name]
+    while waiting:
+        for other in after.get(waiting.pop(), ()):
+            if other not in found:
+                found.add(other)
+                waiting.append(other)
+    return found
 
 
 def wrapper(selection: Selection) -> Iterator[Problem]:
@@ -426,6 +452,7 @@ SERVICE_CHECKS: tuple[Check, ...] = (
     names,
     limits,
     health,
+    elders,
     wrapper,
     job_env,
     files,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stack import images
 from stack.model import (
+    Access,
     ContainerSpec,
     DatabaseUrl,
     Derived,
@@ -37,6 +38,9 @@ from stack.zones import ZONES, badly_joined, may_reach, shared
 
 if TYPE_CHECKING:
     from stack.plan import Plan
+
+
+_OPEN = re.compile(r"(/[A-Za-z0-9_-]+)+/")
 
 
 def references(selection: Selection) -> Iterator[Problem]:
@@ -146,6 +150,14 @@ def routes(selection: Selection) -> Iterator[Problem]:
                 if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
                     fix = "write a path beginning with /, of letters, digits, dots and dashes"
                     yield Problem(where=at(spec, "routes", route.name), what=f"paths {shown(path)}", fix=fix)
+            for path in route.open:
+                if not _OPEN.fullmatch(path):
+                    fix = "write whole folders, such as /webhook/: what begins alike must not be open by accident"
+                    yield Problem(where=at(spec, "routes", route.name), what=f"open {shown(path)}", fix=fix)
+                if route.access not in (Access.SSO, Access.ADMIN):
+                    fix = "only a route with Access.SSO or ADMIN has a login to be spared: take it out"
+                    what = f"open {shown(path)}, and its access is {route.access}"
+                    yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
 
 
 def aliases(selection: Selection) -> Iterator[Problem]:
@@ -170,6 +182,14 @@ def zones(selection: Selection) -> Iterator[Problem]:
             if isinstance(holder, ContainerSpec) and not holder.zones:
                 fix = "nobody could reach it: name one"
                 yield Problem(where=at(spec, holder.name, "zones"), what="are empty", fix=fix)
+            reason = holder.way_out if isinstance(holder, ContainerSpec) else ""
+            both = {Zone.DATA, Zone.EGRESS} <= holder.zones
+            if both and not bad and not reason.strip():
+                fix = "keep one of the two, or say why it must be (way_out=...)"
+                yield Problem(where=at(spec, holder.name, "zones"), what="lead from data to the outside", fix=fix)
+            elif reason and not both:
+                fix = "take it out: it is an exception for a container in the data and the egress zone"
+                yield Problem(where=at(spec, holder.name, "way_out"), what="excuses nothing", fix=fix)
 
 
 def docker_names(selection: Selection) -> Iterator[Problem]:

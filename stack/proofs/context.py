@@ -8,7 +8,7 @@ and what an interrupted run left behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -98,6 +98,17 @@ class ProofContext(Protocol):
 
     def exposed(self, port: int) -> str:
         """The stack's container that answers at a port of the host though the plan publishes no such thing; else ""."""
+        ...
+
+    def inside(self, container: str, argv: Sequence[str]) -> str:
+        """What a program printed, run in one of the service's own containers: for what has no way in from outside.
+
+        ProofError, with what it complained of, when it fails. argv can be seen on the machine: no secrets in it.
+        """
+        ...
+
+    def wrote(self, container: str) -> str:
+        """The last lines that one of the service's own containers wrote to its log."""
         ...
 
 

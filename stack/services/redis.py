@@ -4,14 +4,13 @@ Upstream: redis. Facts: docs/services/redis.md
 """
 
 from stack import images
+from stack.derive import redis
 from stack.model import (
     ByTarget,
-    Command,
     ContainerSpec,
     Encoding,
     File,
     Generated,
-    HealthCheck,
     InTemplate,
     Mount,
     NoBackup,
@@ -28,23 +27,15 @@ from stack.model import (
 )
 
 CONFIG = Template.of(
-    """\
-bind * -::*
-port 6379
-dir /data
-
-# Services are the user default; `health` may say PING, whoever it is, and nothing else.
-user default on >{password} ~* &* +@all -@admin
-user health on nopass resetkeys resetchannels -@all +ping
-
+    redis.LISTEN
+    + """
 # A cache: when full, what was not used for longest goes. A job queue must not live here.
 maxmemory {ceiling}
 maxmemory-policy allkeys-lru
 
-appendonly yes
-appendfsync everysec
-save ""
-
+"""
+    + redis.PERSISTENCE
+    + """
 timeout 1800
 tcp-keepalive 60
 # Websocket events of one slow reader: let them pile up to this before it is dropped.
@@ -64,29 +55,11 @@ SERVICE = ServiceSpec(
             image=images.REDIS,
             user="999:999",
             zones=frozenset({Zone.DATA}),
-            ports=(Port("redis", 6379),),
+            ports=(Port("redis", redis.PORT),),
             command=("redis-server", "/run/kit/redis.conf"),
             files=(File(name="redis.conf", source=CONFIG),),
             mounts=(Mount("data", "/data"),),
-            # As the user `health`: no password in the probe, and -e fails on LOADING as on any other error.
-            health=HealthCheck(
-                test=Command(
-                    (
-                        "redis-cli",
-                        "-e",
-                        "-h",
-                        "127.0.0.1",
-                        "--user",
-                        "health",
-                        "--pass",
-                        "-",
-                        "--no-auth-warning",
-                        "ping",
-                    )
-                ),
-                interval_s=3,
-                start_period_s=30,
-            ),
+            health=redis.HEALTH,
             limits={
                 Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
                 Target.PI: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),

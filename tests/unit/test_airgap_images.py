@@ -18,8 +18,19 @@ from airgap.images.recipe import Recipe, RecipeError, content_hash, load, recipe
 
 ALL = recipes()
 IMAGES = tuple(each for each in ALL if not each.is_base)
-EXPECTED = {"tools", "postgres", "redis", "haproxy", "keycloak", "ollama", "tiny-models", "open-webui"}
-OFFICIAL = re.compile(r"^(docker\.io|quay\.io|ghcr\.io|library|pgvector|haproxy|redis|postgres|busybox|ollama)\b")
+EXPECTED = {
+    "tools",
+    "postgres",
+    "redis",
+    "haproxy",
+    "keycloak",
+    "ollama",
+    "tiny-models",
+    "open-webui",
+    "n8n",
+    "n8n-runners",
+}
+OFFICIAL = re.compile(r"^(docker\.io|quay\.io|ghcr\.io|library|pgvector|haproxy|redis|postgres|busybox|ollama|n8nio)\b")
 
 
 def dockerfile(each: Recipe) -> str:

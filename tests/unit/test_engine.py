@@ -150,6 +150,19 @@ def test_logs_of_two_streams_and_of_a_terminal(serve: Serve) -> None:
     assert api.logs("shell") == "plain\r\n"
 
 
+def test_a_program_in_a_container(serve: Serve) -> None:
+    written = framed((1, "one\n"), (2, "alas"), (1, "two\n"))
+    api, server = serve(
+        {
+            "POST /containers/c/exec": (201, {"Id": "e1"}),
+            "POST /exec/e1/start": (200, written, "application/vnd.docker.raw-stream"),
+            "GET /exec/e1/json": (200, {"ExitCode": 3}),
+        }
+    )
+    assert api.execute("c", ("sh", "-c", "exit 3")) == (3, "one\ntwo\n", "alas")
+    assert server.bodies[0] == {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True, "AttachStderr": True}
+
+
 def test_removing_what_is_gone_is_fine(serve: Serve) -> None:
     api, server = serve({"DELETE /volumes/data": (204, b"", "text/plain")})
     api.remove_container("gone")

@@ -101,6 +101,25 @@ def test_a_route_whose_login_nobody_offers_stays_shut(access: Access) -> None:
     assert "deny_status 403 content-type text/plain string 'This address needs a login" in text
 
 
+def test_what_needs_no_login_is_spared_by_whole_folders_as_they_are_written() -> None:
+    text = ingress.config(planned(*with_route("open-webui", access=Access.SSO, open=("/hook/", "/form/"))))
+    front = section(text, "frontend https")
+    assert "acl open_chat path -m beg /hook/ /form/\n" in front
+    deny = next(line for line in front.splitlines() if "if host_chat" in line and "deny" in line)
+    assert deny.endswith("if host_chat !open_chat || host_chat odd_chat")
+    assert front.index(deny) < front.index("use_backend open-webui-chat")
+
+
+@pytest.mark.parametrize("path", ["/hook/../x", "/hook/..", "//hook/x", "/hook//x", "/hook/.", "/hook/./x", "/a\\b"])
+def test_an_odd_path_is_seen(path: str) -> None:
+    assert re.search(ingress.ODD_PATH, path)
+
+
+@pytest.mark.parametrize("path", ["/", "/hook/x", "/hook/a.b", "/hook/..a", "/hook/x.../y", "/hook/a-b_c/"])
+def test_a_plain_path_is_not_odd(path: str) -> None:
+    assert not re.search(ingress.ODD_PATH, path)
+
+
 def servers_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("    server ")]
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from ops import frontdoor, prove
+from ops.engine import DockerApi
 from ops.identity import Administration
 from ops.progress import Progress
 from ops.prove import Outcome, Steps, summary
@@ -75,6 +76,30 @@ def planned(*proofs: Proof) -> Plan:
     plan = planning.build(factories.settings(), factories.host(), services)
     # Nobody to ask about throw-away users: that part has its own test.
     return replace(plan, services=tuple(s for s in plan.services if Role.IDENTITY not in s.spec.roles))
+
+
+def test_a_program_that_fails_inside_is_a_failed_proof(
+    module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it complained of; and only containers of the proof's own service can be asked."""
+    seen: list[tuple[str, tuple[str, ...]]] = []
+
+    def execute(_: DockerApi, container: str, argv: tuple[str, ...], **__: object) -> tuple[int, str, str]:
+        seen.append((container, argv))
+        return (0, "42", "") if argv[0] == "good" else (1, "", "no such luck\n")
+
+    monkeypatch.setattr(DockerApi, "execute", execute)
+    printed: list[str] = []
+    good = proof(module, "good", lambda ctx: printed.append(ctx.inside("main", ("good",))))
+    bad = proof(module, "bad", lambda ctx: printed.append(ctx.inside("main", ("bad",))))
+    other = proof(module, "other", lambda ctx: printed.append(ctx.inside("elsewhere", ("good",))))
+    record = Record()
+    prove.prove(OUTPUTS, planned(good, bad, other), record)
+    assert printed == ["42"]
+    assert seen == [("kit-dev-app", ("good",)), ("kit-dev-app", ("bad",))]
+    problems = {outcome.title: outcome.problem for outcome in record.outcomes}
+    assert problems[bad.title] == "no such luck"
+    assert problems[other.title]
 
 
 def proof(module: types.ModuleType, name: str, function: Callable[[ProofContext], None], cleanup: str = "") -> Proof:

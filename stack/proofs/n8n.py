@@ -1,0 +1,158 @@
+"""Workflows, as somebody uses them who calls a webhook; and what such a caller must not reach."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from stack.proofs import ports
+from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
+
+ROUTE = "n8n"
+PROGRAM = Path(__file__).with_suffix(".js")
+PATIENCE_S = 90  # a busy small machine, with the first Code node of its life
+
+# What only the runner can do: its own configuration allows crypto, n8n's workers know nothing of that.
+CODE = """
+const crypto = require('crypto');
+const asked = $input.first().json.body;
+return [{ json: {
+  product: asked.a * asked.b,
+  digest: crypto.createHash('sha256').update(asked.word).digest('hex'),
+} }];
+"""
+
+# Doors for callers are open to all; these are for people who build workflows, or for nobody.
+CLOSED = (
+    ("GET", "/"),
+    ("GET", "/home/workflows"),
+    ("GET", "/signin"),
+    ("GET", "/rest/settings"),
+    ("POST", "/rest/login"),
+    ("POST", "/rest/owner/setup"),
+    ("GET", "/rest/workflows"),
+    ("GET", "/api/v1/workflows"),
+    ("GET", "/types/nodes.json"),
+    ("GET", "/webhook-test/x"),
+    ("GET", "/webhook"),
+    ("GET", "/metrics"),
+    ("GET", "/healthz"),
+)
+# The same doors, dressed as a webhook.
+DRESSED = (
+    "/webhook/../rest/settings",
+    "/webhook/%2e%2e/rest/settings",
+    "/webhook/..%2frest/settings",
+    "/webhook/..%5crest/settings",
+    "//webhook/x",
+    "/WEBHOOK/x",
+    "/form//rest/settings",
+)
+
+
+def webhook(ctx: ProofContext) -> None:
+    """A call from outside is answered by a workflow that a worker ran, with a Code node that a runner ran."""
+    path = f"{ctx.prefix}{secrets.token_hex(12)}"
+    ctx.step("a workflow with a webhook and a Code node")
+    workflow = make(ctx, path)
+    a, b, word = secrets.randbelow(10**6), secrets.randbelow(10**6), secrets.token_hex(8)
+    ctx.step(f"a call to /webhook/{ctx.prefix}…")
+    with ctx.stranger() as stranger:
+        answer = wait_for(lambda: _answer(stranger, ctx, path, {"a": a, "b": b, "word": word}), 60, "no answer came")
+    if answer != {"product": a * b, "digest": hashlib.sha256(word.encode()).hexdigest()}:
+        raise ProofError(f"the workflow answered {str(answer)[:200]}")
+    ctx.step("n8n's record of the run")
+    runs = _owner(ctx, verb="runs", id=workflow)
+    if [(run["status"], run["mode"]) for run in runs] != [("success", "webhook")]:
+        raise ProofError(f"n8n wrote down {runs}, not one successful run of the webhook")
+    ctx.step("which process ran it")
+    run = str(runs[0]["id"])
+    worker = wait_for(lambda: _worker_of(ctx, run), 30, f"no worker says that it ran execution {run}")
+    ctx.note(f"run by {worker}")
+
+
+def closed(ctx: ProofContext) -> None:
+    """Without a login there is no editor, no API and no way around; the paths for callers do answer."""
+    base = ctx.url(ROUTE)
+    with ctx.stranger() as stranger:
+        for method, path in CLOSED:
+            ctx.step(f"{method} {path} without a login")
+            _refused(ctx, stranger.request(method, base + path, json={} if method == "POST" else None), path)
+        for path in DRESSED:
+            ctx.step(f"{path} without a login")
+            request = stranger.build_request("GET", base)
+            request.url = request.url.copy_with(raw_path=path.encode())  # as it is written, tidied by nobody
+            _refused(ctx, stranger.send(request), path)
+        for path in ("/webhook/", "/form/", "/webhook-waiting/", "/form-waiting/"):
+            ctx.step(f"{path} is for callers")
+            nothing = secrets.randbelow(10**9) + 10**9  # no workflow and no execution has this number yet
+            expect(stranger.get(f"{base}{path}{nothing}"), 404, "n8n itself should say that nothing is there")
+    ports.closed(ctx)
+
+
+def cleanup(ctx: ProofContext) -> None:
+    """Remove every workflow of proofs, of this run and of earlier ones, with its runs."""
+    _owner(ctx, verb="remove", prefix=ctx.prefix)
+
+
+def make(ctx: ProofContext, path: str) -> str:
+    """Publish the workflow that answers at /webhook/<path>, and is named so. Returns its id."""
+    return str(_owner(ctx, verb="make", workflow=_workflow(path))["id"])
+
+
+def _owner(ctx: ProofContext, **asked: object) -> Any:
+    """What n8n answers its owner."""
+    request = json.dumps({**asked, "owner": ctx.plan.settings.admin_email})
+    return json.loads(ctx.inside("main", ("node", "-e", PROGRAM.read_text(encoding="utf-8"), request)))
+
+
+def _workflow(path: str) -> dict[str, Any]:
+    hook: dict[str, Any] = {
+        "id": "00000000-0000-4000-8000-000000000001",
+        "name": "Called",
+        "type": "n8n-nodes-base.webhook",
+        "typeVersion": 2,
+        "position": [0, 0],
+        "webhookId": path,
+        "parameters": {"httpMethod": "POST", "path": path, "responseMode": "lastNode", "options": {}},
+    }
+    code: dict[str, Any] = {
+        "id": "00000000-0000-4000-8000-000000000002",
+        "name": "Computed",
+        "type": "n8n-nodes-base.code",
+        "typeVersion": 2,
+        "position": [220, 0],
+        "parameters": {"jsCode": CODE},
+    }
+    connections = {"Called": {"main": [[{"node": "Computed", "type": "main", "index": 0}]]}}
+    return {"name": path, "nodes": [hook, code], "connections": connections}
+
+
+def _answer(stranger: httpx.Client, ctx: ProofContext, path: str, question: dict[str, object]) -> Any:
+    answer = stranger.post(f"{ctx.url(ROUTE)}/webhook/{path}", json=question, timeout=PATIENCE_S)
+    if answer.status_code in (404, 503):  # the front door, or n8n, has not noticed yet
+        return None
+    return parsed(answer, "the webhook")
+
+
+def _worker_of(ctx: ProofContext, execution: str) -> str | None:
+    """The worker that says that it ran this one. Main would say nothing of the kind, nor would another worker."""
+    for container in ctx.plan.service(ctx.service).containers:
+        said = ctx.wrote(container.spec.name) if container.spec.name.startswith("worker-") else ""
+        if re.search(rf"Worker finished execution {re.escape(execution)} \(job ", said):
+            return container.host_name
+    return None
+
+
+def _refused(ctx: ProofContext, answer: httpx.Response, path: str) -> None:
+    """Turned away, or sent to log in."""
+    issuer = urlsplit(ctx.outputs.issuer).hostname
+    if answer.status_code not in (400, 401, 403) and answer.url.host != issuer:
+        raise ProofError(f"{path} answered {answer.status_code} to nobody in particular")
