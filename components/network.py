@@ -13,11 +13,12 @@ from components.common import child
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkArgs:
-    """internal: Docker gives it no way out."""
+    """internal: Docker gives it no way out. isolated: its members do not reach each other over it."""
 
     network_name: str
     internal: bool
     labels: Mapping[str, str]
+    isolated: bool = False
 
 
 class Network(pulumi.ComponentResource):
@@ -32,6 +33,7 @@ class Network(pulumi.ComponentResource):
             name=args.network_name,
             driver="bridge",
             internal=args.internal,
+            options={"com.docker.network.bridge.enable_icc": "false"} if args.isolated else None,
             labels=[docker.NetworkLabelArgs(label=key, value=args.labels[key]) for key in sorted(args.labels)],
             # A network cannot go while containers are on it: replacing one takes its containers down first, which is
             # not worth a label.

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ops import console, venv
 from ops.console import KitError
@@ -96,6 +97,61 @@ def _init(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other configuration key")
     parser.add_argument("--yes", action="store_true", help="ask nothing: flags, and defaults for the rest")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|add|remove|switch|eval", parser_class=_ActionParser
+    )
+
+    def action(name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    show = action("list", "the models, their versions, and what is loaded")
+    _json(show)
+    add = action(
+        "add",
+        "fetch a model now and put it into the stack file's list",
+        "With --refresh, newer weights for a name that is there: the version before stays, and switch goes back to it.",
+    )
+    add.add_argument("name", metavar="NAME", help="as in Ollama's library, such as llama3.2:3b")
+    add.add_argument("--refresh", action="store_true", help="fetch what the name stands for today")
+    add.add_argument("--anyway", action="store_true", help="although it seems too large for this machine")
+    remove = action(
+        "remove",
+        "take a model out of the list and off the disk, kept versions included",
+        "With VERSION only that kept version. Nothing else ever removes a model: one that left the list stays.",
+    )
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument("--version", metavar="VERSION", help="only this kept version")
+    switch = action("switch", "go back to a kept version of a model; the one in use is kept")
+    switch.add_argument("name", metavar="NAME")
+    switch.add_argument("version", metavar="VERSION", help="its first digits, as list shows them")
+    compare = action(
+        "eval",
+        "ask several models your own questions and compare the answers",
+        "Through the queue, as everybody asks. Every answer is kept as JSON beside the stack's state.",
+    )
+    compare.add_argument("file", metavar="FILE", help="a question on each line, or a JSON list of texts")
+    compare.add_argument("--models", metavar="A,B", help="default: all models to chat with")
+    compare.add_argument(
+        "--max-tokens", metavar="N", type=_count, default=128, help="of an answer; default: %(default)s"
+    )
+    _json(compare)
+    for one in (show, add, remove, switch, compare):
+        one.add_argument("stack", nargs="?", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 100000")
+    return int(text)
 
 
 def _test(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +254,14 @@ Without a terminal, or with --yes, it asks nothing: flags decide, and defaults d
         takes_stack=False,
     ),
     Verb(
+        name="model",
+        summary="the models of a stack: list, add, remove, switch versions, compare",
+        details="The stack file names them and `up` fetches what is missing; this does it for one, at once.",
+        run="ops.model:run",
+        add=_model,
+        takes_stack=False,
+    ),
+    Verb(
         name="test",
         summary="the whole test suite; --fast for the part that needs no engine",
         details="""\
@@ -244,6 +308,21 @@ class _Parser(argparse.ArgumentParser):
         raise KitError(f"{self.prog}: {message}", f"{self.prog} --help", code=2)
 
 
+class _ActionParser(_Parser):
+    """For what follows an action: options may stand anywhere, also between its words."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        if self._inside or {"-h", "--help"} & set(args or ()):  # the help names its words only in one go
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
 def parser_for(verb: Verb) -> argparse.ArgumentParser:
     """The options of a verb."""
     parser = _Parser(
@@ -287,8 +366,9 @@ def parse(argv: Sequence[str], root: Path) -> tuple[Verb, argparse.Namespace]:
     else:
         action = rest.pop(0) if rest and rest[0] in verb.actions else ""
         arguments = parser.parse_args(rest)
-        arguments.action = action
-    if verb.takes_stack:
+        if verb.actions:
+            arguments.action = action
+    if hasattr(arguments, "stack"):
         check_stack(root, arguments.stack)
     return verb, arguments
 

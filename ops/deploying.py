@@ -9,11 +9,13 @@ from pathlib import Path
 
 from ops import console
 from ops.console import KitError
+from ops.engine import DockerApi, EngineError
 from ops.enginestate import JOB_KIND, KIND_LABEL, look
 from ops.events import Digest, Follower, short
 from ops.progress import Progress, Step, duration
 from ops.pulumirun import PARALLEL, Pulumi
 from ops.session import Session
+from stack.plan import docker_prefix
 
 WORTH_A_LINE_S = 2.0
 LOOK_AT_JOBS_S = 3.0
@@ -42,6 +44,10 @@ class ProgressTracker:
             self._progress.line(f"  {symbol} {name} ({duration(took)})")
         self.show()
 
+    def news(self, name: str, line: str) -> None:
+        """Something a long job did: worth a line of its own."""
+        self._progress.line(f"  {console.mark(console.NOTE)} {name}: {line}")
+
     def job_says(self, said: dict[str, str]) -> None:
         """The last line of the log of every running job."""
         self._said = said
@@ -57,11 +63,23 @@ class ProgressTracker:
 
 
 class JobWatcher:
-    """Follows the logs of the stack's jobs: a first pull of a model takes minutes, and the state tells nothing."""
+    """Follows the logs of the stack's jobs: a first pull of a model takes minutes, and the state tells nothing.
 
-    def __init__(self, session: Session, tracker: ProgressTracker) -> None:
-        self._session = session
+    Any container that calls itself a job. Its last line stands in the progress. A line that is not indented is news
+    and, once the job has run for a while, gets a line of its own on the screen.
+    """
+
+    def __init__(
+        self, docker: DockerApi, stack: str, tracker: ProgressTracker, look_every_s: float = LOOK_AT_JOBS_S
+    ) -> None:
+        self._docker = docker
+        self._stack = stack
+        self._prefix = docker_prefix(stack)
         self._tracker = tracker
+        self._every = look_every_s
+        self._lock = threading.Lock()
+        self._said: dict[str, str] = {}
+        self._followed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -73,20 +91,43 @@ class JobWatcher:
         self._thread.join(timeout=5)
 
     def _watch(self) -> None:
-        while not self._stop.wait(LOOK_AT_JOBS_S):
+        while not self._stop.wait(self._every):
             try:
-                self._tracker.job_says(self._look())
-            except Exception:  # noqa: S112 - progress is a courtesy: the update itself tells what is wrong
-                continue
+                self._find()
+            except EngineError:
+                continue  # progress is a courtesy: the update itself tells what is wrong
 
-    def _look(self) -> dict[str, str]:
-        said: dict[str, str] = {}
-        for container in look(self._session.docker.get, self._session.stack).containers:
-            if container.state == "running" and container.labels.get(KIND_LABEL) == JOB_KIND:
-                line = self._session.docker.logs(container.id, tail=1).strip().replace("\r", "\n").split("\n")[-1]
-                if line:
-                    said[container.name.removeprefix(self._session.prefix)] = line.strip()[:60]
-        return said
+    def _find(self) -> None:
+        for container in look(self._docker.get, self._stack).containers:
+            job = container.labels.get(KIND_LABEL) == JOB_KIND
+            if job and container.state == "running" and container.id not in self._followed:
+                self._followed.add(container.id)
+                name = container.name.removeprefix(self._prefix)
+                threading.Thread(target=self._follow, args=(container.id, name), daemon=True).start()
+
+    def _follow(self, container: str, name: str) -> None:
+        """Ends with the container. The engine hands over what was said before we looked as well."""
+        started, rest = time.monotonic(), ""
+        try:
+            for text in self._docker.stream_logs(container):
+                *lines, rest = (rest + text.replace("\r", "\n")).split("\n")
+                for line in filter(str.strip, lines):
+                    if not self._stop.is_set():
+                        self._hear(name, line.rstrip(), time.monotonic() - started)
+        except EngineError:
+            return
+        finally:
+            self._hear(name, "", 0)
+
+    def _hear(self, name: str, line: str, after_s: float) -> None:
+        with self._lock:
+            self._said.pop(name, None)
+            if line:
+                self._said[name] = line.strip()[:60]
+            said = dict(self._said)
+        if line and not line[0].isspace() and after_s >= WORTH_A_LINE_S:
+            self._tracker.news(name, line)
+        self._tracker.job_says(said)
 
 
 def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, title: str) -> Digest:
@@ -94,7 +135,7 @@ def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, titl
     with progress.step(title) as step:
         tracker = ProgressTracker(progress, step)
         follower = Follower(tracker, session.prefix)
-        with JobWatcher(session, tracker):
+        with JobWatcher(session.docker, session.stack, tracker):
             code = pulumi.follow(
                 "up",
                 "--yes",

@@ -1,7 +1,7 @@
 """Locks images to digests: what a tag stands for on first use, whether what is locked can still be had.
 
 The clone's images.lock.json says what everybody uses; what a first `up` found stands in the stack's state until
-somebody writes that file. docs/adr/0012-image-locks.md.
+somebody writes that file. docs/adr/0010-image-locks.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
 from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone
 from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
-from stack.planning.budget import Use, card_need, use_of
+from stack.planning.budget import Use, card_need, models_need, models_room, unknown_models, use_of
 from stack.planning.resolve import holders
 
 BAR = 30  # characters
@@ -71,7 +71,7 @@ def _headline(resolved: Plan) -> str:
     else:
         source = f"images from the registry, {ready} of {used} locked"
     name = resolved.stack if resolved.stack == host.target else f"{resolved.stack} ({host.target})"
-    machine = [name, " and ".join(sorted(host.arches)), f"{host.memory_mb / 1024:g} GB", f"{host.cpus:g} CPUs"]
+    machine = [name, " and ".join(sorted(host.arches)), f"{round(host.memory_mb / 1024, 1):g} GB", f"{host.cpus:g} CPUs"]
     return " · ".join([*machine, *(["GPU"] if host.gpu else []), source])
 
 
@@ -148,20 +148,25 @@ def _budget(resolved: Plan, width: int, *, bars: bool) -> list[str]:
     parts += [f"models {use.models:,}"] if use.models else []
     disk = f"{'disk'.ljust(names)}{GAP}{use.disk:,} of {host.disk_gb * 1024:,} MB"
     detailed = f"{disk}: {', '.join(parts)}"
-    if card := _card(resolved):
-        lines.append(f"{'card'.ljust(names)}{GAP}{card}")
+    lines += [f"{name.ljust(names)}{GAP}{text}" for name, text in _models(resolved)]
     return [*lines, detailed if len(detailed) <= width else disk]
 
 
-def _card(resolved: Plan) -> str:
-    """What models take of the graphics card, where one holds them; against its memory where that is said."""
+def _models(resolved: Plan) -> Iterable[tuple[str, str]]:
+    """What models take of the memory for them, and of the graphics card, when as many are held as may be."""
     settings, host = resolved.settings, resolved.host
-    specs = (service.spec for service in resolved.services if not service.retired)
-    needed = sum(card_need(settings, host, spec) for spec in specs)
-    if not needed:
-        return ""
-    room = f"of {settings.gpu_memory_mb:,} MB" if settings.gpu_memory_mb else "MB (of what, gpuMemoryMb says)"
-    return f"{needed:,} {room}: models at once, by their names"
+    specs = [service.spec for service in resolved.services if not service.retired and service.spec.model_memory]
+    for spec in specs:
+        needed, room = models_need(settings, host, spec), models_room(settings, host, spec)
+        unknown = unknown_models(settings, spec)
+        notes = ["at once, by their names"] if needed else []
+        notes += ["they take turns"] if needed > room else []
+        notes += [f"of unknown size: {', '.join(unknown)}"] if unknown else []
+        yield "models", f"{needed:,} of {room:,} MB {', '.join(notes)}" if needed else ", ".join(notes)
+        if card := card_need(settings, host, spec):
+            given = settings.gpu_memory_mb
+            turns = ", they take turns" if given and card > given else ""
+            yield "card", f"{card:,} of {given:,} MB{turns}" if given else f"{card:,} MB, of what gpuMemoryMb may say"
 
 
 def use_of_plan(resolved: Plan) -> Use:
@@ -214,7 +219,9 @@ def _measured_note(resolved: Plan, measured: Mapping[str, Footprint]) -> Iterabl
     if known:
         oldest = min(item.date for item in known.values())
         total = sum(item.idle_mb for item in known.values())
-        yield f"idle  {total:,.0f} MB measured for {len(known)} of {len(resolved.services)} services, since {oldest}"
+        built = "; with images built here" if any(item.images == ImageSource.AIRGAP for item in known.values()) else ""
+        count = f"{len(known)} of {len(resolved.services)} services"
+        yield f"idle  {total:,.0f} MB measured for {count}, since {oldest}{built}"
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -23,6 +23,7 @@ from stack.plan import Plan, docker_prefix
 from stack.proofs.context import Login, Person, ProofContext, ProofError
 
 PREFIX = "kit-prove-"
+JOB_SECONDS = 300
 _LOG_LINES = 500
 
 
@@ -253,6 +254,29 @@ class _Run:
             raise ProofError("the administrator's session was not accepted")
         return Login(browser=self._admin_browser, response=page, asked=False)
 
+    def run_job(self, service: str, job: str) -> str:
+        """Start the container of a job that has run already once more, and wait for it. Its last words."""
+        api = DockerApi(self.plan.settings.docker_host)
+        name = f"{docker_prefix(self.plan.stack)}{service}-{job}"
+        listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
+        # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
+        found = [
+            (container["Created"], own)
+            for container in listed
+            for own in (str(container["Names"][0]).lstrip("/"),)
+            if own == name or own.startswith(f"{name}-attempt-")
+        ]
+        if not found:
+            raise ProofError(f"there is no container of the job {name}")
+        _, container = max(found)
+        before = len(api.logs(container))
+        api.post(f"/containers/{container}/start")
+        code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
+        words = api.logs(container)[before:].strip()
+        if code:
+            raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
+        return words.splitlines()[-1] if words else ""
+
     def exposed(self, port: int) -> str:
         """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
         if not _answers(self.address, port):
@@ -354,6 +378,9 @@ class _Context:
 
     def authorize(self, url: str) -> httpx.Response:
         return self._run.authorize(url)
+
+    def run_job(self, name: str) -> str:
+        return self._run.run_job(self.service, name)
 
     def exposed(self, port: int) -> str:
         return self._run.exposed(port)

@@ -17,7 +17,12 @@ from ops.paths import ROOT
 from ops.progress import Progress
 
 # Programs of the live tests and the Debian packages that bring them.
-PROGRAMS: dict[str, str] = {"chromium": "chromium", "chromedriver": "chromium-driver", "git": "git"}
+PROGRAMS: dict[str, str] = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "git": "git",
+    "nc": "netcat-openbsd",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

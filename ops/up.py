@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
+    record_models(session, plan)
     proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
     console.say()
     for line in closing(session, plan, outputs, proven=proven, seconds=time.monotonic() - started):
@@ -185,6 +186,14 @@ def provable(plan: Plan) -> bool:
         return True
     console.note("nothing is proven: proofs act as a user, and this stack has no login")
     return False
+
+
+def record_models(session: Session, plan: Plan) -> None:
+    """Which version each model is, where the stack has models; a change since the last time is said."""
+    from ops import modelrecord
+
+    if modelrecord.has_models(plan):
+        modelrecord.after_up(session, plan)
 
 
 def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:

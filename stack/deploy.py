@@ -100,7 +100,9 @@ class Deployment:
 
     def _networks(self) -> None:
         for network in self.runtime.networks:
-            args = NetworkArgs(network_name=network.name, internal=network.internal, labels=network.labels)
+            args = NetworkArgs(
+                network_name=network.name, internal=network.internal, labels=network.labels, isolated=network.isolated
+            )
             self.networks[network.name] = Network(network.name, args, opts=self._docker())
 
     def _image(self, reference: str, local: bool) -> Image:

@@ -35,6 +35,18 @@ KEYCLOAK = ImagePin(
     pinned="2026-11-21",
 )
 
+# Versions 1.82.7 and 1.82.8 of its package stole credentials: a digest must be that of the release.
+# renovate: datasource=docker depName=ghcr.io/berriai/litellm
+LITELLM = ImagePin(
+    name="litellm",
+    repository="ghcr.io/berriai/litellm",
+    tag="v1.106.2",
+    arches=BOTH,
+    programs=frozenset({"python3", "sh"}),
+    size_mb=2300,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=n8nio/n8n
 N8N = ImagePin(
     name="n8n",
@@ -55,6 +67,18 @@ N8N_RUNNERS = ImagePin(
     arches=BOTH,
     programs=frozenset({"node", "sh"}),
     size_mb=500,
+    pinned="2026-11-21",
+)
+
+# The last long-term line: its successor by date is a major of its own, with another store format.
+# renovate: datasource=docker depName=neo4j versioning=docker
+NEO4J = ImagePin(
+    name="neo4j",
+    repository="docker.io/library/neo4j",
+    tag="5.26.29-community",
+    arches=BOTH,
+    programs=frozenset({"bash", "sh"}),
+    size_mb=600,
     pinned="2026-11-21",
 )
 

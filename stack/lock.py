@@ -6,7 +6,7 @@
 
 `registry`: the digest of the index of all architectures, so that one lock serves a Pi and a server. `built`: of an
 image that is built here the lock is the hash of its recipe's content, one per architecture. `./kit images lock` writes
-the file into the clone, to be committed; docs/adr/0012-image-locks.md says why there.
+the file into the clone, to be committed; docs/adr/0010-image-locks.md says why there.
 """
 
 from __future__ import annotations

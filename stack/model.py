@@ -102,6 +102,7 @@ class Zone(StrEnum):
 
     EDGE = "edge"
     APP = "app"
+    MODEL = "model"
     DATA = "data"
     OBSERVE = "observe"
     MANAGE = "manage"
@@ -110,19 +111,27 @@ class Zone(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ZoneSpec:
-    """internal: Docker gives it no way out. reachable_from: zones whose members may open connections into it."""
+    """internal: Docker gives it no way out. reachable_from: zones whose members may open connections into it.
+
+    isolated: its members do not reach each other over it.
+    """
 
     zone: Zone
     summary: str
     internal: bool
     reachable_from: frozenset[Zone]
+    isolated: bool = False
 
 
 class Profile(StrEnum):
     """A bundle of services that users choose by name; profiles.py says what each is for."""
 
+    API = "api"
     AUTOMATION = "automation"
     CHAT = "chat"
+    CLOUD = "cloud"
+    GRAPH = "graph"
+    REPLICA = "replica"
 
 
 class Role(StrEnum):
@@ -131,6 +140,7 @@ class Role(StrEnum):
     INGRESS = "ingress"
     IDENTITY = "identity"
     DATABASE = "database"
+    MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -202,6 +212,8 @@ class Encoding(StrEnum):
     URL = "url"  # percent-encoded, for the userinfo part of a URL
     REDIS = "redis"  # a double-quoted argument of redis.conf
     PROPERTIES = "properties"  # a value in a Java .properties file that Keycloak's expander reads
+    JSON = "json"  # a JSON string, its quotes included
+    ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
 
 
 @dataclass(frozen=True)
@@ -585,9 +597,10 @@ class Job:
 
 @dataclass(frozen=True)
 class BackupSet:
-    """What of a volume goes into the backup."""
+    """What of a volume goes into the backup. stop: its files are whole only while the service is stopped."""
 
     exclude: tuple[str, ...] = ()
+    stop: bool = False
 
     @staticmethod
     def files(exclude: tuple[str, ...] = ()) -> BackupSet:
@@ -611,10 +624,14 @@ class Volume:
 
 @dataclass(frozen=True)
 class Database:
-    """A database and a role of the same name, made by a job of whoever has Role.DATABASE."""
+    """A database and a role of the same name, made by a job of whoever has Role.DATABASE.
+
+    replication: the role may stream all of the server's log, and keep a slot there.
+    """
 
     name: str
     extensions: tuple[str, ...] = ()
+    replication: bool = False
 
 
 class Access(StrEnum):
@@ -631,6 +648,7 @@ class Access(StrEnum):
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
 
+    paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
     open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
     """
 
@@ -640,6 +658,7 @@ class Route:
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
 
@@ -669,8 +688,8 @@ class Proof:
 class DatabaseProvider:
     """How whoever has Role.DATABASE makes a database.
 
-    `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated) and the
-    role's password in the file CONFIG_DIR/password.
+    `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated), for a replica
+    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password.
     """
 
     job: Job

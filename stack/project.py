@@ -73,6 +73,11 @@ def read(path: Path) -> Mapping[str, Any]:
     return cast("dict[str, Any]", document)
 
 
+def parse(text: str) -> Any:
+    """A YAML text as Pulumi reads it. yaml.YAMLError when it is none."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
 def _unreadable(file: str, what: str, fix: str) -> SpecError:
     return SpecError(f"{file} cannot be read", (Problem(where=file, what=what, fix=fix),))
 

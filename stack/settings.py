@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 import zoneinfo
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,12 @@ class Settings:
     retired: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     embedding_model: str = ""
+    model_aliases: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    ollama_backends: tuple[str, ...] = ()
+    chat_language: str = "en"
+    chat_page_settings: bool = False
+    electricity_cents: int | None = None
+    power_watts: int | None = None
     n8n_workers: int | None = None
     workflows: tuple[str, ...] = ()
     workflow_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -67,6 +73,10 @@ class Settings:
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
+    api_requests_per_minute: int = 60
+    api_webhook: str = ""
+    openai_url: str = "https://api.openai.com/v1"
+    openai_models: tuple[str, ...] = ("gpt-4o-mini",)
     down: bool = False
     provided_secrets: frozenset[str] = frozenset()
 
@@ -213,6 +223,29 @@ _MODEL = _matching(
 _PORT = _between(1, 65535, "a port")
 
 
+def _alias(value: str) -> tuple[str, Mapping[str, int]]:
+    """assistant = llama3.2:1b 80, qwen2.5:3b 20 -> the name, and each model's share in percent."""
+    name, equals, text = (part.strip() for part in value.partition("="))
+    pairs = [part.split() for part in text.split(",")]
+    wrong = "is not NAME = MODEL SHARE, MODEL SHARE, such as assistant = llama3.2:1b 80, qwen2.5:3b 20"
+    if not equals or any(len(pair) != 2 or not re.fullmatch(r"[1-9][0-9]{0,2}", pair[1]) for pair in pairs):
+        raise UnfitError(f"{wrong}. Shares are whole percents")
+    shares = {_MODEL(model): int(share) for model, share in pairs}
+    if len(shares) < 2 or len(shares) != len(pairs):
+        raise UnfitError("is no choice: a name needs two models or more, each once")
+    if sum(shares.values()) != 100:
+        raise UnfitError(f"has shares of {sum(shares.values())} percent together: make it 100")
+    return _MODEL(name), MappingProxyType(shares)
+
+
+def _backend(value: str) -> str:
+    """http://HOST:PORT -> HOST:PORT."""
+    found = re.fullmatch(r"http://([a-z0-9]([a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?", value)
+    if not found or not 0 < int(found[3] or 11434) < 65536:
+        raise UnfitError("is not http://HOST:PORT, such as http://192.168.1.20:11434, with nothing behind it")
+    return f"{found[1]}:{int(found[3] or 11434)}"
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -249,6 +282,16 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
+            Key(field="model_aliases", kind=Kind.ARRAY, check=_alias),
+            Key(field="ollama_backends", kind=Kind.ARRAY, check=_backend),
+            Key(
+                field="chat_language",
+                kind=Kind.STRING,
+                check=_matching(r"[a-z]{2,3}(-[A-Z]{2}|-[A-Z][a-z]{3})?", "language, such as en, de or pt-BR"),
+            ),
+            Key(field="chat_page_settings", kind=Kind.BOOLEAN, check=_same),
+            Key(field="electricity_cents", kind=Kind.INTEGER, check=_between(1, 10_000, "hundredths"), unset=0),
+            Key(field="power_watts", kind=Kind.INTEGER, check=_between(1, 100_000, "watts"), unset=0),
             Key(field="n8n_workers", kind=Kind.INTEGER, check=_between(1, 32, "workers"), unset=0),
             Key(field="workflows", kind=Kind.ARRAY, check=_WORKFLOW),
             Key(field="workflow_parameters", kind=Kind.ARRAY, check=_workflow_parameter),
@@ -280,13 +323,31 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 kind=Kind.STRING,
                 check=_matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example"),
             ),
+            Key(field="api_requests_per_minute", kind=Kind.INTEGER, check=_between(0, 100_000, "requests")),
+            Key(
+                field="api_webhook",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[\x21-\x7e]*)?", "URL, such as http://n8n:5678/webhook/x"
+                ),
+                unset="",
+            ),
+            Key(
+                field="openai_url",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+                    "HTTPS URL, such as https://api.openai.com/v1",
+                ),
+            ),
+            Key(field="openai_models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="down", kind=Kind.BOOLEAN, check=_same),
         )
     }
 )
 
 # Written as lists of name=value.
-MAPPINGS = frozenset({"workflow_parameters", "airgap_images", "image_locks", "built_locks"})
+MAPPINGS = frozenset({"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases"})
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
@@ -468,7 +529,19 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
         if name in values.get("without", ()):
             fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
+    problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
     return problems
+
+
+def _aliases(aliases: Mapping[str, Mapping[str, int]], known: tuple[str, ...]) -> Iterator[Problem]:
+    """A name that stands for several models is none of theirs, and each of them is in `models`."""
+    for index, (name, shares) in enumerate(aliases.items()):
+        where = f"modelAliases[{index}]"
+        if name in known:
+            yield Problem(where=where, what=shown(name), fix="is a model of its own: choose another name")
+        for model in sorted(set(shares) - set(known)):
+            fix = f"is not in models. {did_you_mean(model, known)}Add it there: names are for models that the stack has"
+            yield Problem(where=where, what=shown(model), fix=fix)
 
 
 # ---------------------------------------------------------------------------------------------------- sources

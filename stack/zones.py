@@ -7,8 +7,12 @@ from collections.abc import Iterable, Mapping
 from stack.model import Zone, ZoneSpec
 
 
-def _spec(zone: Zone, summary: str, *, internal: bool, reachable_from: frozenset[Zone]) -> tuple[Zone, ZoneSpec]:
-    return zone, ZoneSpec(zone=zone, summary=summary, internal=internal, reachable_from=reachable_from)
+def _spec(
+    zone: Zone, summary: str, *, internal: bool, reachable_from: frozenset[Zone], isolated: bool = False
+) -> tuple[Zone, ZoneSpec]:
+    return zone, ZoneSpec(
+        zone=zone, summary=summary, internal=internal, reachable_from=reachable_from, isolated=isolated
+    )
 
 
 ZONES: Mapping[Zone, ZoneSpec] = dict(
@@ -24,6 +28,12 @@ ZONES: Mapping[Zone, ZoneSpec] = dict(
             "what people use, and what it is made of",
             internal=True,
             reachable_from=frozenset({Zone.EDGE, Zone.OBSERVE, Zone.MANAGE}),
+        ),
+        _spec(
+            Zone.MODEL,
+            "model servers, which check nobody: only their queue stands with one foot in it",
+            internal=True,
+            reachable_from=frozenset({Zone.APP, Zone.OBSERVE, Zone.MANAGE}),
         ),
         _spec(
             Zone.DATA,
@@ -42,7 +52,8 @@ ZONES: Mapping[Zone, ZoneSpec] = dict(
             Zone.EGRESS,
             "a way out to the internet, and nothing else",
             internal=False,
-            reachable_from=frozenset({Zone.APP, Zone.OBSERVE, Zone.MANAGE}),
+            reachable_from=frozenset({Zone.APP, Zone.MODEL, Zone.OBSERVE, Zone.MANAGE}),
+            isolated=True,
         ),
     ]
 )

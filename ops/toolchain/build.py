@@ -95,6 +95,7 @@ def build_pulumi(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugi
                 go,
                 "providers",
                 f"not the official plugin {sdk[name]}: it stands in for it (see docs/toolchain.md)",
+                plugin=name,
             )
         publish(work, plugins_directory)
     prune(go)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from ops.commands import apt_install, run_logged
-from ops.progress import Progress
-from ops.toolchain.cache import arch, home
+from ops.progress import Progress, Step
+from ops.toolchain.cache import arch, fresh, home
 from ops.toolchain.pins import BUILT_FROM, SOURCES, ToolchainError, newer_or_same, parse_version
 
 # The one module whose checksum the public checksum database does not carry; the committed go.sum has it.
@@ -175,6 +175,7 @@ class Part:
         """`outputs`: package, file, linker flags. One command each: the linker's flags differ."""
         counter = _Packages(self.total)
         with progress.step(f"building {what}") as step:
+            changed = self._changed(step)
             for package, file, flags in outputs:
                 command = [
                     self.go.program,
@@ -184,9 +185,52 @@ class Part:
                     str(file),
                     "-ldflags",
                     f"-s -w {flags}".strip(),
+                    *changed,
                     package,
                 ]
                 run_logged(_nice(command), log=self.log, step=step, cwd=self.directory, env=self.go.env, note=counter)
+
+    def _changed(self, step: Step) -> list[str]:
+        """Flags by which Go takes our copy of a module where changes.json changes a line of it.
+
+        The copy is made of the module whose checksum was verified; go.mod in the clone stays as it is.
+        """
+        work = fresh(home() / f".changed-{self.directory.name}")
+        wanted = changes(self.directory.name)
+        if not wanted:
+            return []
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(self.directory / name, work)
+
+        def go(*arguments: str) -> list[str]:
+            command = [self.go.program, *arguments]
+            return run_logged(command, log=self.log, step=step, cwd=self.directory, env=self.go.env, keep_stdout=True)
+
+        for module in sorted({change["module"] for change in wanted}):
+            copy = work / module.rpartition("/")[2]
+            shutil.copytree(go("list", "-m", "-f", "{{.Dir}}", module)[0], copy)
+            for change in wanted:
+                if change["module"] == module:
+                    _change(copy / change["file"], change, self.directory.name)
+            go("mod", "edit", f"-replace={module}={copy}", str(work / "go.mod"))
+        return [f"-modfile={work / 'go.mod'}"]
+
+
+def _change(file: Path, change: Mapping[str, str], module: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    if text.count(change["from"]) != 1:
+        raise ToolchainError(
+            f"{change['module']} no longer has the line that {module}/changes.json changes: {change['from']}",
+            "see whether the change is still wanted, and adapt or remove it",
+        )
+    file.chmod(0o644)  # modules may be read-only
+    file.write_text(text.replace(change["from"], change["to"]), encoding="utf-8")
+
+
+def changes(module: str) -> list[dict[str, str]]:
+    """The lines that are built otherwise than upstream wrote them: plugin, module, file, from, to, why."""
+    file = SOURCES / module / "changes.json"
+    return cast(list[dict[str, str]], json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
 
 
 def prune(go: Go) -> None:
@@ -199,9 +243,15 @@ def prune(go: Go) -> None:
             cache.parent.rmdir()
 
 
-def note_origin(directory: Path, go: Go, module: str, what: str) -> None:
-    """Say, beside the programs, what they were built from."""
+def note_origin(directory: Path, go: Go, module: str, what: str, plugin: str = "") -> None:
+    """Say, beside the programs, what they were built from, and what was changed in it."""
     text = (SOURCES / module / "go.mod").read_text(encoding="utf-8")
     modules = re.findall(r"^(?:require )?\s*(\S+ v\S+|\S+ => \S+ v\S+)$", text, re.MULTILINE)
-    lines = [what, f"built {time.strftime('%F')} with Go {go.version} from airgap/toolchain/{module}", *modules]
+    changed = [f"changed: {each['file']}: {each['why']}" for each in changes(module) if each["plugin"] == plugin]
+    lines = [
+        what,
+        *changed,
+        f"built {time.strftime('%F')} with Go {go.version} from airgap/toolchain/{module}",
+        *modules,
+    ]
     (directory / BUILT_FROM).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, Runtime, Text
+from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, NetworkOfZone, Runtime, Text
 from stack.model import CONFIG_DIR
 
 
@@ -53,12 +53,17 @@ def project(runtime: Runtime, name: str, read: Callable[[Text], str]) -> Compose
     document = {
         "name": name,
         "services": services,
-        "networks": {
-            n.name: {"name": n.name, "internal": n.internal, "labels": dict(n.labels)} for n in runtime.networks
-        },
+        "networks": {n.name: _network(n) for n in runtime.networks},
         "volumes": {volume: {"name": volume} for volume in volumes},
     }
     return ComposeProject(document=document, files=files)
+
+
+def _network(network: NetworkOfZone) -> dict[str, Any]:
+    written: dict[str, Any] = {"name": network.name, "internal": network.internal, "labels": dict(network.labels)}
+    if network.isolated:
+        written["driver_opts"] = {"com.docker.network.bridge.enable_icc": "false"}
+    return written
 
 
 def delivery_script(files: tuple[FilePlan, ...], owner: str) -> str:

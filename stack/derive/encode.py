@@ -5,6 +5,7 @@ Every text is encoded as UTF-8. A NUL character is refused: no variable, file fo
 
 from __future__ import annotations
 
+import json
 from urllib.parse import quote
 
 from stack.model import Encoding
@@ -23,6 +24,10 @@ def encode(value: str, encoding: Encoding) -> str:
             return _redis(value)
         case Encoding.PROPERTIES:
             return _properties(value)
+        case Encoding.JSON:
+            return json.dumps(value)
+        case Encoding.ARGUMENT:
+            return _argument(value)
 
 
 def _redis(value: str) -> str:
@@ -55,6 +60,15 @@ def _properties(value: str) -> str:
             units = char.encode("utf-16-be")
             parts += [f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)]
     return "".join(parts)
+
+
+def _argument(value: str) -> str:
+    """One double-quoted word as Java's StreamTokenizer reads it, in the default charset UTF-8.
+
+    An octal escape stands for every control character: it ends after three digits, whatever follows.
+    """
+    escaped = (f"\\{char}" if char in '"\\' else f"\\{ord(char):03o}" if char < " " else char for char in value)
+    return '"' + "".join(escaped) + '"'
 
 
 _PROPERTY_ESCAPES = {"\\": "\\\\", "$": "\\\\$"}

@@ -162,7 +162,19 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
             f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }}"
         )
+    if route.paths:
+        lines += _only(acl, route.paths)
     return "".join(f"    {line}\n" for line in lines) + "\n"
+
+
+def _only(acl: str, paths: tuple[str, ...]) -> list[str]:
+    """Refuse what is none of these paths. The path as it came: one that is written otherwise is none of them."""
+    exact = [path for path in paths if path == "/" or not path.endswith("/")]
+    below = [path for path in paths if path not in exact]
+    allowed = [f"!{{ path -m str {' '.join(exact)} }}"] if exact else []
+    allowed += [f"!{{ path -m beg {' '.join(below)} }}"] if below else []
+    refusal = f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)}"
+    return [f"{refusal} if {acl} {' '.join(allowed)}"]
 
 
 def _backend(service: PlannedService, route: Route) -> str:

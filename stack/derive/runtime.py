@@ -200,6 +200,7 @@ class NetworkOfZone:
     zone: Zone
     name: str
     internal: bool
+    isolated: bool
     labels: Mapping[str, str]
 
 
@@ -295,6 +296,7 @@ def _network(plan: Plan, zone: Zone) -> NetworkOfZone:
         zone=zone,
         name=network_name(plan, zone),
         internal=ZONES[zone].internal,
+        isolated=ZONES[zone].isolated,
         labels={"aikit.stack": plan.stack, "aikit.kind": "network"},
     )
 
@@ -440,7 +442,8 @@ def _networks(
         NetworkPlan(
             zone=zone,
             network=network_name(plan, zone),
-            aliases=own + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
+            # No name where nobody may call: Docker would answer with that address as well.
+            aliases=(() if ZONES[zone].isolated else own) + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
         )
         for zone in sorted(zones)
     )
@@ -521,7 +524,10 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         provider,
         job,
         name=database_job_name(plan, database.name),
-        env={name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+        env={
+            **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+            **({"KIT_REPLICATION": "1"} if database.replication else {}),
+        },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files),
         after=tuple(container.docker_name for container in provider.containers),
         triggers=(),

@@ -87,14 +87,22 @@ def unknown_models(settings: Settings, spec: ServiceSpec) -> tuple[str, ...]:
     return tuple(name for name in names if models.of(name) is None)
 
 
-def models_need(settings: Settings, host: HostProfile, spec: ServiceSpec) -> int:
-    """MB that a service needs to hold its models, the largest of them at once as it is told to; 0 without models."""
+def models_need(settings: Settings, host: HostProfile, spec: ServiceSpec, at_once: int | None = None) -> int:
+    """MB that a service needs to hold its largest models, `at_once` of them or as many as it is told to; 0 without."""
     memory = spec.model_memory
     if memory is None:
         return 0
     context, bits = memory.context.get(host.target, 0), memory.cache_bits.get(host.target, 16)
     sizes = sorted((found.memory_mb(context, bits) for found in models_of(settings, spec)), reverse=True)
-    return memory.own_mb + sum(sizes[: memory.loaded.get(host.target, 1)]) if sizes else 0
+    return memory.own_mb + sum(sizes[: at_once or memory.loaded.get(host.target, 1)]) if sizes else 0
+
+
+def models_room(settings: Settings, host: HostProfile, spec: ServiceSpec) -> int:
+    """MB in which a service holds its models: the limit of the container that does; 0 where there is none."""
+    memory = spec.model_memory
+    container = next((item for item in spec.containers if memory and item.name == memory.container), None)
+    limits = limits_of(settings, host, spec, container) if container else None
+    return limits.memory_mb if limits else 0
 
 
 # ------------------------------------------------------------------------------------------------------ checks
@@ -130,7 +138,7 @@ def monitoring(selection: Selection) -> Iterator[Problem]:
 
 
 def held_models(selection: Selection) -> Iterator[Problem]:
-    """The models must fit the memory in which they are held."""
+    """Each model must fit the memory in which they are held. Those that do not fit together take turns in it."""
     settings, host = selection.settings, selection.host
     for spec in selection.chosen.values():
         declared = spec.model_memory
@@ -142,9 +150,9 @@ def held_models(selection: Selection) -> Iterator[Problem]:
             what = f"there is no container {declared.container}"
             yield Problem(where=at(spec, "model_memory"), what=what, fix=fix)
             continue
-        limits, needed = limits_of(settings, host, spec, container), models_need(settings, host, spec)
-        if limits and needed > limits.memory_mb:  # without limits: reported with the container
-            yield _too_large(selection, spec, needed, limits.memory_mb, "modelMemoryMb")
+        room, needed = models_room(settings, host, spec), models_need(settings, host, spec, at_once=1)
+        if room and needed > room:  # without limits: reported with the container
+            yield _too_large(selection, spec, needed, room, "modelMemoryMb")
 
 
 def _too_large(selection: Selection, spec: ServiceSpec, needed: int, given: int, key: str) -> Problem:
@@ -152,14 +160,12 @@ def _too_large(selection: Selection, spec: ServiceSpec, needed: int, given: int,
     assert spec.model_memory is not None  # noqa: S101 - only asked of services that hold models
     context, bits = spec.model_memory.context.get(host.target, 0), spec.model_memory.cache_bits.get(host.target, 16)
     sizes = {found.name: found.memory_mb(context, bits) for found in models_of(settings, spec)}
-    loaded = spec.model_memory.loaded.get(host.target, 1)
-    how = "the largest" if loaded == 1 else f"the {loaded} largest at once"
     need = models_need if key == "modelMemoryMb" else card_need
-    fits = (swap for swap in _model_swaps(selection, spec) if need(swap.change(settings), host, spec) <= given)
+    fits = (swap for swap in _model_swaps(selection, spec) if need(swap.change(settings), host, spec, 1) <= given)
     ways = [swap.model for swap in fits][:WAYS]
     ways.append(f"{key}: {_rounded(needed)} if the machine has it")
     place = "for" if key == "modelMemoryMb" else "on the card of"
-    what = f"{mb(needed)} needed for {how}, {mb(given)} there {place} {spec.name} on {host.target} (by their names)"
+    what = f"{mb(needed)} needed for the largest, {mb(given)} there {place} {spec.name} on {host.target} (by its name)"
     return Problem(where="models", what=what, fix=f"{_shares(sizes)}{INDENT}would fit: {' or '.join(ways)}")
 
 
@@ -200,7 +206,7 @@ def graphics(selection: Selection) -> Iterator[Problem]:
 
 
 def card_memory(selection: Selection) -> Iterator[Problem]:
-    """Models that are held at once must fit the card, where its memory is said: else a part would run on the CPUs."""
+    """Each model must fit the card, where its memory is said: else a part of it would run on the CPUs."""
     settings, host = selection.settings, selection.host
     given = settings.gpu_memory_mb
     if given is None:
@@ -210,17 +216,17 @@ def card_memory(selection: Selection) -> Iterator[Problem]:
         yield Problem(where="gpuMemoryMb", what=f"{given:,}", fix=fix)
         return
     for spec in selection.chosen.values():
-        needed = card_need(settings, host, spec)
+        needed = card_need(settings, host, spec, at_once=1)
         if needed > given:
             yield _too_large(selection, spec, needed, given, "gpuMemoryMb")
 
 
-def card_need(settings: Settings, host: HostProfile, spec: ServiceSpec) -> int:
-    """MB of a graphics card that a service's models take; 0 for one that has no card."""
+def card_need(settings: Settings, host: HostProfile, spec: ServiceSpec, at_once: int | None = None) -> int:
+    """MB of a graphics card that a service's models take, as models_need counts them; 0 for one that has no card."""
     memory = spec.model_memory
     on_card = any(item.name == memory.container and host.target in item.limits and item.limits[host.target].gpu
                   for item in spec.containers) if memory else False  # fmt: skip
-    needed = models_need(settings, host, spec) if on_card else 0
+    needed = models_need(settings, host, spec, at_once) if on_card else 0
     return needed - memory.own_mb if memory and needed else 0
 
 
@@ -307,6 +313,9 @@ def _many_swaps(selection: Selection, swaps: Iterable[Swap], measure: Callable[[
 
 def _swaps(selection: Selection) -> Iterator[Swap]:
     settings = selection.settings
+    if use_of(settings, selection.host, selection.chosen.values()).kept:
+        text = "monitoringMb: 1, without room for monitoring"
+        yield Swap(rank=2, subject="monitoring", text=text, change=_without_monitoring)
     for spec in selection.chosen.values():
         if spec.model_memory is not None:
             yield from _tight(selection, spec)
@@ -346,7 +355,10 @@ def _model_swaps(selection: Selection, spec: ServiceSpec) -> Iterator[Swap]:
             changed = _with_model(settings, names, model.name, other)
             if changed is None or other in names:
                 continue
-            room = _rounded(models_need(changed, selection.host, spec))
+            # Those that take turns already go on doing so.
+            room = min(
+                _rounded(models_need(changed, selection.host, spec)), models_room(settings, selection.host, spec)
+            )
             yield Swap(
                 rank=1,
                 subject="models",
@@ -377,6 +389,10 @@ def _with_room(room: int) -> Callable[[Settings], Settings]:
     return lambda settings: replace(settings, model_memory_mb=room)
 
 
+def _without_monitoring(settings: Settings) -> Settings:
+    return replace(settings, monitoring_mb=1)
+
+
 def _without(name: str) -> Callable[[Settings], Settings]:
     return lambda settings: replace(settings, without=(*settings.without, name))
 
@@ -399,6 +415,8 @@ def _saved(selection: Selection, swaps: Iterable[Swap], measure: Callable[[Use],
     before = measure(use_of(settings, host, selection.chosen.values()))
     for swap in swaps:
         settings = swap.change(settings)
+    if settings.monitoring_mb != selection.settings.monitoring_mb:
+        host = replace(host, observe_mb=settings.monitoring_mb or host.observe_mb)
     after = selection
     if (settings.services, settings.without) != (selection.settings.services, selection.settings.without):
         after = resolve(settings, host, selection.catalog.values())

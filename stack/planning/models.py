@@ -1,6 +1,6 @@
 """How much memory and disk a model takes, estimated from its name: weights, conversation, working space.
 
-Where the estimate comes from (docs/adr/0013-budgets.md compares it with published sizes):
+Where the estimate comes from (docs/adr/0011-budgets.md compares it with published sizes):
 
 - weights = parameters x bits per weight / 8. Parameters are in the name ("8b"; "8x7b" is 56b), rounded by those who
   name models, so a tenth is added. Bits per weight are those llama.cpp's README of `quantize` measured (4.84 for

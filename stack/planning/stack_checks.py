@@ -147,6 +147,10 @@ def routes(selection: Selection) -> Iterator[Problem]:
                 if not path.startswith("/"):
                     fix = "write a path beginning with /"
                     yield Problem(where=at(spec, "routes", route.name), what=f"deny {shown(path)}", fix=fix)
+            for path in route.paths:
+                if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", path):
+                    fix = "write a path beginning with /, of letters, digits, dots and dashes"
+                    yield Problem(where=at(spec, "routes", route.name), what=f"paths {shown(path)}", fix=fix)
             for path in route.open:
                 if not _OPEN.fullmatch(path):
                     fix = "write whole folders, such as /webhook/: what begins alike must not be open by accident"
@@ -155,6 +159,16 @@ def routes(selection: Selection) -> Iterator[Problem]:
                     fix = "only a route with Access.SSO or ADMIN has a login to be spared: take it out"
                     what = f"open {shown(path)}, and its access is {route.access}"
                     yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
+
+
+def aliases(selection: Selection) -> Iterator[Problem]:
+    """A name for several models needs somebody who reads it: a queue of connections does not look into questions."""
+    if selection.settings.model_aliases and not any(Role.MODEL_API in spec.roles for spec in selection.chosen.values()):
+        able = [spec for spec in selection.catalog.values() if Role.MODEL_API in spec.roles]
+        profiles = sorted({profile for spec in able for profile in spec.profiles})
+        ways = f"add the profile {' or '.join(profiles)}, or " if profiles else ""
+        what = f"{listed(selection.settings.model_aliases)}: no service of this stack routes by model"
+        yield Problem(where="modelAliases", what=what, fix=f"{ways}take the names out and ask the models by their own")
 
 
 def zones(selection: Selection) -> Iterator[Problem]:
@@ -279,6 +293,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     databases,
     issuer,
     routes,
+    aliases,
     zones,
     docker_names,
     pins,

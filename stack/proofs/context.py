@@ -92,6 +92,10 @@ class ProofContext(Protocol):
         """Open `url` as the throw-away user, log in where asked, and stop at the redirect that leaves the issuer."""
         ...
 
+    def run_job(self, name: str) -> str:
+        """Run a job of the proof's own service again, for what no route leads to: its last line, or ProofError."""
+        ...
+
     def exposed(self, port: int) -> str:
         """The stack's container that answers at a port of the host though the plan publishes no such thing; else ""."""
         ...

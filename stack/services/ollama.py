@@ -35,7 +35,8 @@ SERVICE = ServiceSpec(
         ContainerSpec(
             image=images.OLLAMA,
             user="1000:1000",
-            zones=frozenset({Zone.APP, Zone.EGRESS}),  # out: only to fetch models
+            # Asks nobody who they are, so nobody but the queue is with it. Out: only to fetch models.
+            zones=frozenset({Zone.MODEL, Zone.EGRESS}),
             ports=(Port("api", 11434),),
             env={
                 "HOME": "/var/lib/ollama",
@@ -66,7 +67,8 @@ SERVICE = ServiceSpec(
             name="queue",
             image=images.HAPROXY,
             user="99:99",
-            zones=frozenset({Zone.APP}),
+            # Out: to the servers of ollamaBackends, which its file names, and nobody else.
+            zones=frozenset({Zone.APP, Zone.MODEL, Zone.EGRESS}),
             ports=(Port("queue", 11435), Port("healthz", queue.HEALTH_PORT)),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(File(name="haproxy.cfg", source=Derived(queue.config), reload=True),),
@@ -87,11 +89,12 @@ SERVICE = ServiceSpec(
             user="1000:1000",
             entrypoint=("/bin/bash", "/run/kit/models.sh"),
             command=(),
-            zones=frozenset({Zone.APP}),
+            zones=frozenset({Zone.MODEL}),
             env={
                 "HOME": "/tmp",
                 "OLLAMA_HOST": Ref("ollama", "api"),
                 "KIT_MODELS": FromSettings(lambda settings: " ".join(models.all_of(settings))),
+                "KIT_THREADS": FromSettings(lambda settings: str(models.threads(settings))),
             },
             files=(File(name="models.sh", source=Static("models.sh")),),
             timeout_s=4 * 3600,  # a first pull of several GB over a home line

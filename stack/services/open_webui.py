@@ -57,8 +57,9 @@ SERVICE = ServiceSpec(
                 "HOME": DATA,
                 "STATIC_DIR": f"{DATA}/static",
                 "PORT": "8080",
-                # The program owns the settings: edits made in the page would drift.
-                "ENABLE_PERSISTENT_CONFIG": "false",
+                # The program owns the settings: edits made in the page would drift, unless they are handed over.
+                "ENABLE_PERSISTENT_CONFIG": FromSettings(lambda settings: str(settings.chat_page_settings).lower()),
+                "ENABLE_OAUTH_PERSISTENT_CONFIG": "false",  # never the login
                 "ENABLE_VERSION_UPDATE_CHECK": "false",
                 # Storage.
                 "DATABASE_URL": DatabaseUrl("open-webui"),
@@ -85,7 +86,7 @@ SERVICE = ServiceSpec(
                 "OAUTH_TOKEN_ENDPOINT_AUTH_METHOD": "client_secret_post",
                 "ENABLE_OAUTH_ROLE_MANAGEMENT": "true",
                 "OAUTH_ROLES_CLAIM": "roles",
-                "OAUTH_ALLOWED_ROLES": "user,admin",
+                "OAUTH_ALLOWED_ROLES": "user,viewer,editor,admin",  # all but admin are users here; see the docs
                 "OAUTH_ADMIN_ROLES": "admin",
                 "ENABLE_OAUTH_GROUP_MANAGEMENT": "true",
                 "ENABLE_OAUTH_GROUP_CREATION": "true",
@@ -99,6 +100,8 @@ SERVICE = ServiceSpec(
                 # Models.
                 "ENABLE_OLLAMA_API": "true",
                 "OLLAMA_BASE_URL": QUEUE,
+                # The queue is fair to people, so it is told whose question it is. It passes nobody's name on.
+                "ENABLE_FORWARD_USER_INFO_HEADERS": "true",
                 "ENABLE_OPENAI_API": "false",
                 "DEFAULT_MODELS": FromSettings(lambda settings: models.chat(settings)[0]),
                 "TASK_MODEL": "",
@@ -114,6 +117,9 @@ SERVICE = ServiceSpec(
                 "RAG_EMBEDDING_ENGINE": "ollama",
                 "RAG_OLLAMA_BASE_URL": QUEUE,
                 "RAG_EMBEDDING_MODEL": FromSettings(models.embedding),
+                # By default each piece of a document is a request, and all are sent at once: that would fill the queue.
+                "RAG_EMBEDDING_BATCH_SIZE": "8",
+                "RAG_EMBEDDING_CONCURRENT_REQUESTS": "2",
                 "RAG_SYSTEM_CONTEXT": "true",  # the documents come first, so the model's prefix cache keeps them
                 "ENABLE_QUERIES_CACHE": "true",
                 "ENABLE_RAG_HYBRID_SEARCH": "false",
@@ -134,7 +140,7 @@ SERVICE = ServiceSpec(
                 "SCARF_NO_ANALYTICS": "true",
                 "ENABLE_COMMUNITY_SHARING": "false",
                 "ENABLE_EVALUATION_ARENA_MODELS": "false",
-                "DEFAULT_LOCALE": "en",
+                "DEFAULT_LOCALE": FromSettings(lambda settings: settings.chat_language),
                 "GLOBAL_LOG_LEVEL": "INFO",
             },
             mounts=(Mount("data", DATA),),

@@ -4,9 +4,9 @@ Upstream: pgvector/pgvector. Facts: docs/services/postgres.md
 """
 
 from stack import images
+from stack.derive import postgres
 from stack.model import (
     AsFile,
-    ByTarget,
     Command,
     ContainerSpec,
     DatabaseProvider,
@@ -24,50 +24,8 @@ from stack.model import (
     ServiceSpec,
     Static,
     Target,
-    Template,
     Volume,
     Zone,
-)
-
-# This file is all of the configuration: what initdb leaves in PGDATA is not read.
-CONFIG = Template.of(
-    """\
-data_directory = '/var/lib/postgresql/data/pgdata'
-hba_file = '/run/kit/pg_hba.conf'
-listen_addresses = '*'
-unix_socket_directories = '/var/run/postgresql'
-password_encryption = 'scram-sha-256'
-max_connections = {connections}
-
-shared_buffers = {buffers}
-effective_cache_size = {cache}
-work_mem = {work}
-maintenance_work_mem = {maintenance}
-# pgvector before 0.8.2 can overrun a buffer while several workers build one HNSW index.
-max_parallel_maintenance_workers = 0
-jit = off
-
-# An SD card or NVMe pays for every page of the log: compressed, and few checkpoints.
-wal_compression = on
-max_wal_size = '1GB'
-min_wal_size = '80MB'
-checkpoint_timeout = '15min'
-random_page_cost = 1.1
-
-timezone = 'UTC'
-log_timezone = 'UTC'
-log_line_prefix = '%m [%p] %q%u@%d '
-log_min_duration_statement = '5s'
-# Never a statement's parameters: they hold what people wrote, and passwords.
-log_parameter_max_length = 0
-log_parameter_max_length_on_error = 0
-""",
-    # Keycloak's pool is 20 at most, Open WebUI's 60 (two of 10 and 20 more), jobs and backups take single ones.
-    connections=ByTarget({Target.DEV: "100", Target.PI: "100", Target.GPU: "200"}),
-    buffers=ByTarget({Target.DEV: "128MB", Target.PI: "128MB", Target.GPU: "512MB"}),
-    cache=ByTarget({Target.DEV: "384MB", Target.PI: "384MB", Target.GPU: "1536MB"}),
-    work=ByTarget({Target.DEV: "4MB", Target.PI: "4MB", Target.GPU: "16MB"}),
-    maintenance=ByTarget({Target.DEV: "64MB", Target.PI: "64MB", Target.GPU: "256MB"}),
 )
 
 SERVICE = ServiceSpec(
@@ -92,7 +50,10 @@ SERVICE = ServiceSpec(
                 ),
                 "POSTGRES_HOST_AUTH_METHOD": "scram-sha-256",
             },
-            files=(File(name="postgresql.conf", source=CONFIG), File(name="pg_hba.conf", source=Static("pg_hba.conf"))),
+            files=(
+                File(name="postgresql.conf", source=postgres.config()),
+                File(name="pg_hba.conf", source=postgres.HBA),
+            ),
             mounts=(Mount("data", "/var/lib/postgresql/data"), Mount("socket", "/var/run/postgresql")),
             tmpfs={"/tmp": 64},
             # -h: while the image sets up its first cluster, a server answers on the socket only. A role that does

@@ -93,6 +93,11 @@ class TestNetworkVolumeImage:
         assert network.parent == "net"
         assert registers_outputs(recording)
 
+    def test_members_of_an_isolated_network_do_not_reach_each_other(self) -> None:
+        args = NetworkArgs(network_name="kit-net", internal=False, labels={}, isolated=True)
+        network = record(lambda: Network("net", args)).one("network:Network")
+        assert network.inputs["options"] == {"com.docker.network.bridge.enable_icc": "false"}
+
     def test_nothing_replaces_a_data_volume(self) -> None:
         """1.7: every property is ForceNew, labels included."""
         recording = record(lambda: DataVolume("data", VolumeArgs(volume_name="kit-data", labels={"a": "1"})))

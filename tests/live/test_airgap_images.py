@@ -369,8 +369,10 @@ def test_postgres_has_pgvector(ref: Ref, sandbox: Sandbox) -> None:
 # ------------------------------------------------------------------------------------ Ollama and its models
 
 
-def test_tiny_models_are_really_run(ref: Ref, sandbox: Sandbox) -> None:
-    server = sandbox.start("ollama", ref("ollama"), "--user", "1000:1000", "-e", "HOME=/tmp")
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])  # as on dev, and as on pi and gpu
+def test_tiny_models_are_really_run(ref: Ref, sandbox: Sandbox, cache: str) -> None:
+    conversation = ("-e", f"OLLAMA_KV_CACHE_TYPE={cache}", "-e", f"OLLAMA_FLASH_ATTENTION={int(cache != 'f16')}")
+    server = sandbox.start("ollama", ref("ollama"), "--user", "1000:1000", "-e", "HOME=/tmp", *conversation)
     wait_for(server, "ollama", "list")
     create = ["run", "--rm", *HARDENED, "--tmpfs", "/tmp", "--network", sandbox.network(), ref("tiny-models")]
     engine.run(create)

@@ -25,10 +25,12 @@ from ops import images as audit
 from ops.doctor import EngineFacts, Facts, Level, examine
 from ops.engine import DockerApi
 from ops.registry import Client, MissingError
+from stack import images as pins
 from stack import lock, plan
 from stack.lock import Locks
 from stack.model import Arch, ImagePin, SpecError
 from tests import factories as make
+from tests.live.kitclone import Clone, engine_of, free_ports
 from tests.live.pulumi_project import Project
 
 pytestmark = pytest.mark.live
@@ -90,6 +92,13 @@ class Shelf:
             for arch, (digest, size) in arches.items()
         ]
         return self.put_manifest({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}, tag)[0]
+
+    def move(self, tag: str) -> str:
+        """Put an image with the same layers and another configuration under a tag; its digest."""
+        digest, _ = self.twin(tag, created="2026-11-02T00:00:00Z")
+        self.ask("PUT", f"manifests/{tag}", self.ask("GET", f"manifests/{digest}", Accept=MANIFEST)[0],
+                 **{"Content-Type": MANIFEST})  # fmt: skip
+        return digest
 
     def remove(self, digest: str) -> None:
         self.ask("DELETE", f"manifests/{digest}")
@@ -262,3 +271,78 @@ def test_an_emulated_plan_starts_where_the_engine_refuses_its_limits(images: Cal
         assert (detail["HostConfig"]["NanoCpus"], detail["HostConfig"]["CpusetCpus"]) == (cpus * 10**9, "")
     finally:
         docker("rm", "--force", name, check=False)
+
+
+# --------------------------------------------------------------------------------------------- ./kit, end to end
+
+STACK = "kitlock"
+
+
+@pytest.fixture
+def locked_clone(shelf: Shelf, images: Callable[[str], str], tmp_path: Path) -> Iterator[tuple[Clone, Shelf]]:
+    """A clone whose pins of redis and of file delivery are in the running registry, with a stack of redis alone."""
+    clone = Clone(directory=tmp_path / "clone", state_home=tmp_path / "state", log=tmp_path / "log")
+    source = clone.directory / "stack" / "images.py"
+    text = source.read_text(encoding="utf-8")
+    redis = replace(shelf, name="kit/redis")
+    for pin, name in ((pins.REDIS, "redis"), (pins.TOOLS, "tools")):
+        shelf.registry.push(images(name), f"kit/{name}", pin.tag)
+        text = text.replace(f'"{pin.repository}"', f'"{shelf.registry.host}/kit/{name}"')
+    source.write_text(text, encoding="utf-8")
+    http, https, admin = free_ports(3)
+    clone.write_stack(STACK, httpPort=http, httpsPort=https, adminPort=admin, images="registry", profiles=[],
+                      services=["redis"])  # fmt: skip
+    try:
+        yield clone, redis
+    finally:
+        if not engine_of(STACK).empty:
+            clone.kit("down", STACK, "--data", "--yes-delete", STACK)
+        forget(redis)
+
+
+def image_of(service: str) -> str:
+    """The id of the image that a container runs."""
+    return json.loads(docker("inspect", f"kit-{STACK}-{service}"))[0]["Image"]
+
+
+def test_kit_locks_on_first_use_and_refuses_what_is_gone(locked_clone: tuple[Clone, Shelf]) -> None:
+    """The story of ADR 12: recorded in the state, kept when the tag moves, committed when somebody decides, refused."""
+    clone, redis = locked_clone
+    tagged = f"{redis.repository}:{pins.REDIS.tag}"
+    first = clone.kit("up", STACK)
+    assert first.code == 0, first.text
+    assert "not locked" not in first.text
+    assert clone.dirt() == ""
+    record = clone.state_home / "ai-kit" / "stacks" / STACK / lock.FILE
+    locked = lock.parse(record.read_text(encoding="utf-8")).registry
+    digest = Client().find(redis.repository, pins.REDIS.tag).digest
+    assert locked[tagged].digest == digest
+    assert "2 of 2 locked" in clone.kit("plan", STACK).text
+    began = image_of("redis")
+
+    moved = redis.move(pins.REDIS.tag)
+    second = clone.kit("up", STACK)
+    assert second.code == 0 and "nothing to change" in second.text, second.text
+    assert image_of("redis") == began
+    rows = {row["name"]: row for row in json.loads(clone.kit("images", STACK, "--json").text)["images"]}
+    assert (rows["redis"]["digest"], rows["redis"]["locked_by"], rows["redis"]["moved"]) == (digest, "first up", moved)
+    assert rows["redis"]["newest"] == pins.REDIS.tag
+
+    written = clone.kit("images", "lock", STACK)  # other images' registries may be out of reach: 1, and said
+    assert "could not be locked" in written.text or written.code == 0
+    assert lock.read(clone.directory).registry[tagged].digest == moved
+    assert clone.dirt().split() == ["??", lock.FILE]
+    third = clone.kit("up", STACK)
+    assert third.code == 0, third.text
+    assert image_of("redis") != began
+
+    now, text = image_of("redis"), (clone.directory / lock.FILE).read_text(encoding="utf-8")
+    (clone.directory / lock.FILE).write_text(text.replace(moved, "sha256:" + "0" * 64), encoding="utf-8")
+    refused = clone.kit("up", STACK)
+    assert refused.code == 2, refused.text
+    assert f"image {tagged}: {redis.registry.host} no longer has sha256:000000000000" in refused.text
+    assert "./kit images lock" in refused.text and "Nothing was changed." in refused.text
+    (clone.directory / lock.FILE).write_text("{", encoding="utf-8")
+    broken = clone.kit("up", STACK)
+    assert broken.code == 2 and f"{lock.FILE}: is no JSON" in broken.text, broken.text
+    assert image_of("redis") == now

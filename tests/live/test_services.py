@@ -195,10 +195,12 @@ def test_redis_takes_the_password_and_gives_no_administration(services: Services
 
 def test_the_queue_refuses_changes_lets_lists_pass_and_says_when_it_is_full(services: Services) -> None:
     program = """
-        import collections, concurrent.futures, json, time, urllib.error, urllib.request
+        import collections, concurrent.futures, json, random, time, urllib.error, urllib.request
         def ask(path, body=None, method=None):
             data = json.dumps(body).encode() if body is not None else None
-            request = urllib.request.Request("http://ollama-queue:11435" + path, data=data, method=method)
+            person = {"X-OpenWebUI-User-Id": str(random.random())}  # one person may not take all places
+            url = "http://ollama-queue:11435" + path
+            request = urllib.request.Request(url, data=data, method=method, headers=person)
             begin = time.monotonic()
             try:
                 with urllib.request.urlopen(request, timeout=600) as answer:

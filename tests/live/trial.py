@@ -109,7 +109,8 @@ class Trial:
         for network in self.runtime.networks:
             if network.name not in docker("network", "ls", "--format", "{{.Name}}").split():
                 internal = ["--internal"] if network.internal else []
-                docker("network", "create", *internal, network.name)
+                icc = ["-o", "com.docker.network.bridge.enable_icc=false"] if network.isolated else []
+                docker("network", "create", *internal, *icc, network.name)
         wanted = None if only is None else tuple(only)
         for step in self.runtime.steps:
             if wanted is not None and not any(step.name.endswith(f"-{name}") for name in wanted):
@@ -135,6 +136,7 @@ class Trial:
         argv += ["--stop-timeout", str(plan.stop_grace_s), "--pids-limit", str(plan.limits.pids)]
         argv += ["--memory", f"{plan.limits.memory_mb}m", "--memory-swap", f"{plan.limits.memory_mb}m"]
         argv += ["--cpus", str(plan.limits.cpus)]
+        argv += [word for name, value in plan.labels.items() for word in ("--label", f"{name}={value}")]
         argv += ["--shm-size", f"{plan.limits.shm_mb}m"] if plan.limits.shm_mb else []
         argv += ["--read-only"] if plan.read_only else []
         for path, size in plan.tmpfs.items():
@@ -186,6 +188,7 @@ class Trial:
             "--memory",
             f"{plan.memory_mb}m",
         ]
+        argv += [word for name, value in plan.labels.items() for word in ("--label", f"{name}={value}")]
         for name, value in env.items():
             argv += ["--env", f"{name}={value}"]
         for mount in plan.mounts:

@@ -230,7 +230,7 @@ def test_start_order_of_any_graph(edges: dict[str, set[str]]) -> None:
         assert all(after in edges[name] for name, after in zip(cycle, (*cycle[1:], cycle[0]), strict=True))
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", [Role.INGRESS, Role.IDENTITY, Role.DATABASE])  # the others are for some settings only
 def test_roles_without_a_provider_are_named(role: Role) -> None:
     services = tuple(spec for spec in make.catalog() if role not in spec.roles)
     with pytest.raises(SpecError) as caught:

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops import planview
+from stack import catalog
 from stack.model import (
     Alternative,
     ByTarget,
@@ -182,10 +184,28 @@ def test_models_need_what_the_largest_of_them_take_at_once() -> None:
 def test_models_that_do_not_fit_are_refused_with_those_that_would() -> None:
     (problem,) = refusal(holder(2304), models=("llama3.2:3b",)).problems
     assert problem.where == "models"
-    assert problem.what.endswith("2,304 MB there for models on dev (by their names)")
+    assert problem.what == "2,652 MB needed for the largest, 2,304 MB there for models on dev (by its name)"
     assert "llama3.2:3b 2,612 · nomic-embed-text 362" in problem.fix
-    assert "would fit: llama3.2:1b instead of llama3.2:3b or modelMemoryMb: 3072" in problem.fix
+    assert "would fit: llama3.2:1b instead of llama3.2:3b or modelMemoryMb: 2688" in problem.fix
     assert planned(holder(2304), models=("llama3.2:1b",))
+
+
+def test_models_that_do_not_fit_together_take_turns() -> None:
+    """The server unloads one for another: only a model that does not fit alone is refused."""
+    resolved = planned(holder(2304), models=("llama3.2:1b", "gemma3:1b"))
+    assert models_need(resolved.settings, resolved.host, holder()) > 2304
+    assert "they take turns" in planview.table(resolved)
+    assert "they take turns" not in planview.table(planned(holder(2304), models=("llama3.2:1b",)))
+    assert "models  2,245 of 2,304 MB at once, by their names" in planview.table(
+        planned(holder(2304), models=("llama3.2:1b",))
+    )
+    assert "of unknown size: some/thing" in planview.table(planned(holder(2304), models=("some/thing",)))
+
+
+def test_room_for_monitoring_may_be_given_up() -> None:
+    (problem,) = refusal(sized("app", 2000), sized("b", 300), host={"observe_mb": 1536}).problems
+    assert ways(problem.fix)[0] == "monitoringMb: 1, without room for monitoring (saves 1,536)"
+    assert planned(sized("app", 2000), sized("b", 300), host={"observe_mb": 1})
 
 
 def test_a_model_of_unknown_size_is_not_guessed_at() -> None:
@@ -207,9 +227,9 @@ def test_models_must_fit_the_card_whose_memory_is_said() -> None:
     assert planned(held, host=host, models=("llama3.1:8b",), gpu_memory_mb=8192)
     (problem,) = refusal(held, host=host, models=("llama3.1:8b",), gpu_memory_mb=4096).problems
     assert problem.what == (
-        "6,022 MB needed for the 2 largest at once, 4,096 MB there on the card of models on dev (by their names)"
+        "5,660 MB needed for the largest, 4,096 MB there on the card of models on dev (by its name)"
     )
-    assert "gpuMemoryMb: 6080 if the machine has it" in problem.fix
+    assert "gpuMemoryMb: 5696 if the machine has it" in problem.fix
     (problem,) = refusal(holder(9000), host={"memory_mb": 32768}, models=("llama3.1:8b",), gpu_memory_mb=4096).problems
     assert (problem.where, "take it out" in problem.fix) == ("gpuMemoryMb", True)
 
@@ -278,9 +298,8 @@ def test_a_refusal_of_many_services_takes_no_time() -> None:
 
 def test_what_the_server_is_told_is_what_is_counted() -> None:
     """The variables of Ollama and the plan's estimate say the same."""
-    from stack.services.ollama import SERVICE
-
-    memory, env = SERVICE.model_memory, SERVICE.container().env
+    ollama = next(spec for spec in catalog.discover() if spec.name == "ollama")
+    memory, env = ollama.model_memory, ollama.container().env
     assert memory is not None
     for name, counted in (
         ("OLLAMA_MAX_LOADED_MODELS", memory.loaded),

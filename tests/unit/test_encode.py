@@ -3,6 +3,7 @@ the real one; tests/live/test_services.py asks the real servers with one hostile
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
@@ -76,11 +77,34 @@ def read_properties(text: str) -> str:
     return out
 
 
+def read_argument(text: str) -> str:
+    """A quoted word of java.io.StreamTokenizer: after a backslash a letter it knows, octal digits, or itself."""
+    assert text[0] == text[-1] == '"'
+    out, at, end = "", 1, len(text) - 1
+    while at < end:
+        if text[at] != "\\":
+            assert text[at] not in '"\n\r', "the word ends here"
+            out += text[at]
+            at += 1
+            continue
+        digits = re.match(r"[0-3][0-7]{0,2}|[4-7][0-7]?", text[at + 1 : end])
+        if digits:
+            out += chr(int(digits[0], 8))
+            at += 1 + len(digits[0])
+        else:
+            letters = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+            out += letters.get(text[at + 1], text[at + 1])
+            at += 2
+    return out
+
+
 READERS: dict[Encoding, Callable[[str], str]] = {
     Encoding.RAW: read_raw,
     Encoding.URL: unquote,
     Encoding.REDIS: read_redis,
     Encoding.PROPERTIES: read_properties,
+    Encoding.JSON: json.loads,
+    Encoding.ARGUMENT: read_argument,
 }
 
 

@@ -178,17 +178,6 @@ def test_queries_are_not_logged() -> None:
         assert "%HPO" in text and "%HU" not in text and not re.search(r"%r\b", text)
 
 
-def test_one_question_at_a_time_and_lists_pass_by() -> None:
-    text = queue.config(planned())
-    assert re.search(r"server ollama ollama:11434 maxconn 1 check", section(text, "backend inference"))
-    assert "maxconn" not in section(text, "backend listing")
-    front = section(text, "frontend queue")
-    assert front.index("deny_status 403") < front.index("use_backend inference")
-    for path in queue.INFERENCE:
-        assert re.search(rf"acl inference path -i .*{re.escape(path)}( |$)", front, re.MULTILINE)
-    assert front.count("hdr Retry-After 30") == 1 and "http-error status 503" in text
-
-
 def test_a_second_backend_is_found_by_its_port() -> None:
     ollama = next(spec for spec in SERVICES if spec.name == "ollama")
     main = ollama.container()

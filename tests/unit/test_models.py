@@ -1,4 +1,4 @@
-"""Estimates of models from their names: near what is published, never below it by much, and nothing made up."""
+"""Names, versions, shares and sizes of models."""
 
 from __future__ import annotations
 
@@ -6,103 +6,107 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack.derive import models as chosen
-from stack.model import Target
-from stack.planning import models
-from tests import factories as make
+from stack.derive import models
+from stack.model import Profile, Role, SpecError, Target
+from stack.plan import build
+from stack.settings import Settings, load
+from stack.targets import profile
+from tests.factories import service
 
-# File sizes in MB (10**6 bytes) as Ollama's library lists them, or the models' authors for this quantisation.
-PUBLISHED = {
-    "llama3.2:1b": 1300,
-    "llama3.2:3b": 2000,
-    "llama3.2": 2000,
-    "llama3.1:8b": 4900,
-    "deepseek-r1:14b": 9000,
-    "deepseek-r1:7b": 4700,
-    "qwen2.5-coder:14b": 9000,
-    "nomic-embed-text": 274,
-    "nomic-embed-text:v1.5": 274,
-}
+NAMES = st.from_regex(r"[a-z][a-z0-9._-]{0,20}(/[a-z][a-z0-9-]{0,9})?(:[a-z0-9][a-z0-9._-]{0,15})?", fullmatch=True)
+VERSIONS = st.from_regex(r"[0-9a-f]{12}", fullmatch=True)
 
 
-@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
-def test_weights_are_near_what_is_published(name: str, published: int) -> None:
-    found = models.of(name)
-    assert found
-    size = found.weights_mb * models.MIB / 10**6
-    assert 0.97 * published <= size <= 1.15 * published
+def settings(**raw: object) -> Settings:
+    return load("test", {"target": "dev", **raw})
 
 
-@pytest.mark.parametrize(
-    ("name", "billions", "quantisation"),
-    [
-        ("llama3.1:8b-instruct-q4_K_M", 8.03, "q4_k_m"),
-        ("llama3.1:8b-instruct-q8_0", 8.03, "q8_0"),
-        ("mistral:7b-instruct-v0.3-q4_0", 7.7, "q4_0"),
-        ("mixtral:8x7b", 61.6, "q4_k_m"),
-        ("qwen2.5:0.5b", 0.55, "q8_0"),
-        ("gemma3:270m", 0.297, "q8_0"),
-        ("hf.co/someone/Some-Model-3B-GGUF:Q5_K_S", 3.3, "q5_k_s"),
-        ("llama3.3:70b-instruct-fp16", 77.0, "fp16"),
-        ("mistral", 7.25, "q4_k_m"),
-        ("mistral:latest", 7.25, "q4_k_m"),
-    ],
-)
-def test_a_name_says_parameters_and_quantisation(name: str, billions: float, quantisation: str) -> None:
-    found = models.of(name)
-    assert found
-    assert found.billions == pytest.approx(billions)
-    assert found.quantisation == quantisation
+def problems(**raw: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        settings(**raw)
+    return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["phi3:mini", "somebody/thing", "gemma3n:e4b", "model:b", "x:v1.5", ""])
-def test_a_name_that_says_nothing_is_not_guessed_at(name: str) -> None:
-    assert models.of(name) is None
+@given(NAMES, VERSIONS)
+def test_a_kept_name_says_what_it_is_a_version_of(name: str, version: str) -> None:
+    assert models.kept(models.kept_name(name, version)) == (models.tagged(name), version)
 
 
-def test_what_embeds_keeps_no_conversation() -> None:
-    found = models.of("nomic-embed-text")
-    assert found and found.memory_mb(10**6, 16) == found.weights_mb + models.EMBEDDING_WORKING_MB
+@given(NAMES)
+def test_tagging_twice_is_tagging_once(name: str) -> None:
+    assert models.tagged(models.tagged(name)) == models.tagged(name)
 
 
-@given(st.floats(0.1, 200), st.integers(512, 131072), st.sampled_from([4, 8, 16]))
-def test_more_of_anything_takes_more(billions: float, context: int, bits: int) -> None:
-    found = models.Model(name="x", billions=billions, quantisation="q4_k_m")
-    larger = models.Model(name="x", billions=billions * 2, quantisation="q4_k_m")
-    assert found.weights_mb < found.memory_mb(context, bits)
-    assert found.memory_mb(context, bits) < larger.memory_mb(context, bits)
-    assert found.memory_mb(context, bits) <= found.memory_mb(context * 2, bits)
+@pytest.mark.parametrize("name", ["llama3.2:1b", "a-kept-x:1b", "a:b-kept-0123456789a", "a:b-kept-0123456789AB"])
+def test_other_names_are_no_kept_versions(name: str) -> None:
+    assert models.kept(name) is None
 
 
-# Bytes per token of a conversation with 16-bit numbers: layers x key-value heads x size of a head x 2 x 2.
-CONVERSATIONS = {1.24: 16 * 8 * 64 * 4, 3.21: 28 * 8 * 128 * 4, 8.03: 32 * 8 * 128 * 4, 14.8: 48 * 8 * 128 * 4}
-
-
-@pytest.mark.parametrize(("billions", "per_token"), CONVERSATIONS.items())
-def test_conversations_are_not_underestimated(billions: float, per_token: int) -> None:
-    found = models.Model(name="x", billions=billions, quantisation="q4_k_m")
-    estimate = found.memory_mb(4096, 16) - found.weights_mb - models.WORKING_MB
-    assert estimate * models.MIB >= per_token * 4096
+def test_aliases_are_names_with_shares() -> None:
+    found = settings(models=["llama3.2:1b", "qwen2.5:3b"], modelAliases=["assistant = llama3.2:1b 80, qwen2.5:3b 20"])
+    assert models.aliases(found) == (
+        models.Alias(
+            name="assistant",
+            shares=(models.Share(model="llama3.2:1b", percent=80), models.Share(model="qwen2.5:3b", percent=20)),
+        ),
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "offered"),
+    ("alias", "said"),
     [
-        ("llama3.2:3b", ["llama3.2:1b"]),
-        ("llama3.2", ["llama3.2:1b"]),
-        ("llama3.2:1b", []),
-        ("llama3.1:8b", ["llama3.2:3b", "llama3.2:1b"]),
-        ("llama3.1:8b-instruct-q4_K_M", ["llama3.2:3b", "llama3.2:1b"]),
-        ("deepseek-r1:14b", ["deepseek-r1:8b", "deepseek-r1:7b", "deepseek-r1:1.5b"]),
-        ("nomic-embed-text", []),
-        ("unknown:7b", []),
+        ("assistant", "is not NAME = MODEL SHARE"),
+        ("assistant = a:1b 100", "needs two models or more"),
+        ("assistant = a:1b 50, a:1b 50", "each once"),
+        ("assistant = a:1b 80, b:1b 30", "110 percent"),
+        ("assistant = a:1b 0, b:1b 100", "whole percents"),
+        ("assistant = a:1b 0.5, b:1b 99.5", "whole percents"),
+        ("a b = a:1b 50, b:1b 50", "is no model name"),
+        ("assistant = a:1b 50, c:1b 50", "is not in models"),
+        ("a:1b = a:1b 50, b:1b 50", "is a model of its own"),
     ],
 )
-def test_what_is_offered_is_smaller_and_of_the_same_family(name: str, offered: list[str]) -> None:
-    assert list(models.smaller(name)) == offered
+def test_an_alias_that_cannot_be_is_refused(alias: str, said: str) -> None:
+    assert said in problems(models=["a:1b", "b:1b"], modelAliases=[alias])
 
 
-@pytest.mark.parametrize("target", list(Target))
-def test_the_defaults_are_models_that_can_be_estimated(target: Target) -> None:
-    for name in chosen.all_of(make.settings(target=target)):
-        assert models.of(name), name
+def test_a_name_stands_for_one_choice() -> None:
+    twice = ["x = a:1b 50, b:1b 50", "x = a:1b 10, b:1b 90"]
+    assert "stands there twice" in problems(models=["a:1b", "b:1b"], modelAliases=twice)
+
+
+def test_aliases_need_a_service_that_routes_by_model() -> None:
+    decided = settings(models=["a:1b", "b:1b"], modelAliases=["x = a:1b 50, b:1b 50"], profiles=["chat"])
+    without = (service("talk", profiles=frozenset({Profile.CHAT})),)
+    with pytest.raises(SpecError) as caught:
+        build(decided, profile(decided), without)
+    assert "no service of this stack routes by model" in str(caught.value)
+    router = service("router", profiles=frozenset({Profile.CHAT}), roles=frozenset({Role.MODEL_API}))
+    assert build(decided, profile(decided), (*without, router)).settings.model_aliases
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("http://192.168.1.20:11434", "192.168.1.20:11434"),
+        ("http://box.lan/", "box.lan:11434"),
+        ("http://box.lan:80", "box.lan:80"),
+    ],
+)
+def test_a_backend_is_a_machine_and_a_port(written: str, read: str) -> None:
+    assert settings(ollamaBackends=[written]).ollama_backends == (read,)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("box.lan:11434", "https://box.lan", "http://", "http://box.lan:0", "http://box.lan:99999", "http://u:p@box"),
+        *("http://box.lan/v1", "http://box.lan:11434\nserver x", "http://box lan", "http://-x", "http://$(x)"),
+    ],
+)
+def test_no_other_address_is_one(written: str) -> None:
+    assert "is not http://HOST:PORT" in problems(ollamaBackends=[written])
+
+
+def test_threads_never_exceed_what_the_processor_limit_makes_of_them() -> None:
+    assert {target: models.threads(Settings(stack="t", target=target)) for target in Target} == models.THREADS

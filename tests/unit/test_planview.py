@@ -118,7 +118,7 @@ def test_measured_figures_stand_beside_the_limits() -> None:
     text = planview.table(planned(), width=100, measured=known)
     assert "idle  memory  cpu" in text
     assert "42 of  100 MB" in text
-    assert "idle  42 MB measured for 1 of 5 services, since 2026-11-21" in text
+    assert "idle  42 MB measured for 1 of 5 services, since 2026-11-21; with images built here" in text
     (shown,) = (item for item in planview.as_json(planned(), known)["services"] if "measured" in item)
     assert shown["measured"] == {"idle_mb": 41.6, "version": "1.2.3", "date": "2026-11-21", "images": "airgap"}
 

@@ -368,6 +368,52 @@ def test_a_port_the_plan_publishes_is_no_leak(monkeypatch: pytest.MonkeyPatch) -
     assert run.exposed(6379) == f"kit-{plan.stack}-app"
 
 
+class Engine:
+    """A Docker engine with containers of one job; each start adds to the log and ends with `code`."""
+
+    def __init__(self, names: Sequence[str], code: int = 0) -> None:
+        self.names, self.code, self.started, self.text = names, code, list[str](), "said before\n"
+
+    def __call__(self, host: str | None) -> Engine:
+        return self
+
+    def get(self, path: str) -> list[dict[str, object]]:
+        assert path == "/containers/json?all=true"
+        return [{"Names": [f"/{name}"], "Created": created} for created, name in enumerate(self.names)]
+
+    def post(self, path: str, timeout: float | None = None) -> object:
+        _, _, name, verb = path.split("/")
+        if verb == "start":
+            self.started.append(name)
+            self.text += "one line\nthe last line\n"
+        return {"StatusCode": self.code}
+
+    def logs(self, container: str) -> str:
+        return self.text
+
+
+def run_job(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> str:
+    monkeypatch.setattr(prove, "DockerApi", engine)
+    return prove._Run(OUTPUTS, planned(), Record()).run_job("app", "graph")
+
+
+def test_a_job_runs_again_and_its_last_line_is_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = planned().stack
+    engine = Engine([f"kit-{stack}-app-graph", f"kit-{stack}-app-graph-attempt-2", f"kit-{stack}-app-graphics"])
+    assert run_job(monkeypatch, engine) == "the last line"
+    assert engine.started == [f"kit-{stack}-app-graph-attempt-2"]  # the attempt that succeeded
+
+
+def test_a_job_that_fails_says_what_it_said_this_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProofError, match=r"^one line the last line$"):
+        run_job(monkeypatch, Engine([f"kit-{planned().stack}-app-graph"], code=1))
+
+
+def test_a_job_that_never_ran_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProofError, match="no container of the job"):
+        run_job(monkeypatch, Engine(["kit-other-app-graph"]))
+
+
 def test_answers_that_are_not_what_was_expected() -> None:
     with pytest.raises(ProofError, match=r"read it: /realms/kit/.* answered 502: sorry"):
         expect(page("sorry", status=502), 200, "read it")

@@ -57,7 +57,8 @@ def test_it_is_documented_and_proven(spec: ServiceSpec) -> None:
 
 def test_one_front_door_one_login_one_database() -> None:
     for role in Role:
-        assert len([spec.name for spec in SERVICES if role in spec.roles]) == 1
+        found = [spec.name for spec in SERVICES if role in spec.roles]
+        assert len(found) == 1 or (role is Role.MODEL_API and not found)
 
 
 def test_data_stays_inside() -> None:
@@ -107,8 +108,36 @@ def test_postgres_superuser_only_over_the_socket() -> None:
     assert lines == [
         ["local", "all", "postgres", "peer"],
         ["host", "all", "postgres", "all", "reject"],
+        ["host", "replication", "postgres", "all", "reject"],
         ["host", "all", "all", "all", "scram-sha-256"],
+        ["host", "replication", "all", "all", "scram-sha-256"],
     ]
+
+
+def test_a_replica_allows_what_its_primary_allows() -> None:
+    """A standby with fewer connections, or senders, than its primary refuses to start."""
+    plan = planned(profiles=("chat", "replica"))
+    settings = [
+        {
+            line.partition("=")[0].strip(): line.partition("=")[2].strip()
+            for line in file_text(plan, name, "postgresql.conf").splitlines()
+            if "=" in line and not line.startswith("#")
+        }
+        for name in ("postgres", "postgres-replica")
+    ]
+    follows = {"primary_conninfo", "primary_slot_name"}
+    assert settings[1].keys() - settings[0].keys() == follows
+    assert settings[0] == {name: value for name, value in settings[1].items() if name not in follows}
+    assert settings[1]["primary_conninfo"] == (
+        "'host=postgres port=5432 user=postgres-replica dbname=postgres-replica application_name=postgres_replica'"
+    )
+
+
+def test_only_a_replicas_role_may_stream_the_log() -> None:
+    jobs = {job.name: job for job in runtime.build(planned(profiles=("chat", "replica"))).jobs}
+    assert {name for name, job in jobs.items() if "KIT_REPLICATION" in job.env} == {
+        "kit-test-database-postgres-replica"
+    }
 
 
 def test_keycloak_is_administered_by_its_bootstrap_client() -> None:
@@ -164,3 +193,43 @@ def test_models_are_the_settings_or_fit_the_target() -> None:
     assert any("deepseek-r1" in model for model in models.chat(Settings(stack="t", target=Target.GPU)))
     job = next(j for j in runtime.build(planned(models=("x:1b",), embedding_model="y")).jobs if "models" in j.name)
     assert job.env["KIT_MODELS"] == "x:1b y"
+    assert job.env["KIT_THREADS"] == "2"
+
+
+def test_nobody_but_the_queue_is_with_the_model_servers() -> None:
+    """They ask nobody who they are: whoever is in their network may pull, push and delete."""
+    for spec in SERVICES:
+        for container in spec.containers:
+            if Zone.MODEL in container.zones:
+                assert container.files or Zone.APP not in container.zones, f"{spec.name}/{container.name}"
+                assert spec.name == "ollama"
+    server = next(c for c in runtime.build(planned()).containers if c.name == "kit-test-ollama")
+    assert {network.zone for network in server.networks} == {Zone.MODEL, Zone.EGRESS}
+
+
+def test_models_are_tuned_to_the_machine() -> None:
+    def server(target: Target) -> runtime.ContainerPlan:
+        return next(c for c in runtime.build(planned(target)).containers if c.name == "kit-test-ollama")
+
+    gpu, pi = server(Target.GPU), server(Target.PI)
+    assert (gpu.env["OLLAMA_MAX_LOADED_MODELS"], gpu.env["OLLAMA_KEEP_ALIVE"]) == ("2", "10m")
+    assert (gpu.limits.cpus, gpu.limits.memory_mb, gpu.limits.shm_mb, gpu.limits.gpu) == (6, 32768, 2048, True)
+    assert (pi.env["OLLAMA_MAX_LOADED_MODELS"], pi.limits.cpuset, pi.limits.cpus) == ("1", "1-3", 3)
+    jobs = {t: next(j for j in runtime.build(planned(t)).jobs if "KIT_MODELS" in j.env) for t in Target}
+    assert {target: job.env["KIT_THREADS"] for target, job in jobs.items()} == {
+        Target.DEV: "2",
+        Target.PI: "3",
+        Target.GPU: "8",
+    }
+
+
+def test_the_chat_speaks_the_operators_language_and_may_be_handed_over() -> None:
+    def chat(**changes: str | bool) -> dict[str, str]:
+        return dict(
+            next(c for c in runtime.build(planned(Target.DEV, **changes)).containers if c.service == "open-webui").env
+        )
+
+    assert chat(chat_language="de")["DEFAULT_LOCALE"] == "de"
+    handed = chat(chat_page_settings=True)
+    assert handed["ENABLE_PERSISTENT_CONFIG"] == "true"
+    assert handed["ENABLE_OAUTH_PERSISTENT_CONFIG"] == "false"

@@ -100,6 +100,13 @@ TAKEN: list[tuple[str, object, object]] = [
     ("airgapImages", ["redis=kit/redis:8@sha256:ab=c"], {"redis": "kit/redis:8@sha256:ab=c"}),
     ("realm", "home", "home"),
     ("adminEmail", "me@home.example", "me@home.example"),
+    ("apiRequestsPerMinute", "0", 0),
+    ("apiRequestsPerMinute", 600, 600),
+    ("apiWebhook", "http://n8n:5678/webhook/a-b?c=d", "http://n8n:5678/webhook/a-b?c=d"),
+    ("apiWebhook", "", ""),
+    ("openaiUrl", "https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1"),
+    ("openaiUrl", "https://eu.example:8443/v1", "https://eu.example:8443/v1"),
+    ("openaiModels", ["a/b:free", "c"], ("a/b:free", "c")),
     ("down", True, True),
     ("down", "true", True),
     ("down", "false", False),
@@ -133,8 +140,20 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("httpPort", "９０", "httpPort", "is no whole number"),
     ("httpPort", "010", "httpPort", "is no whole number"),  # 8 to the engine, 10 to whoever wrote it
     ("httpsPort", 8080, "httpsPort", "is httpPort already"),
+    ("apiRequestsPerMinute", -1, "apiRequestsPerMinute", "0 to 100,000"),
+    ("apiWebhook", "n8n/webhook", "apiWebhook", "is no URL"),
+    ("apiWebhook", "http://user:pass@n8n/", "apiWebhook", "is no URL"),
+    ("apiWebhook", "http://n8n/a b", "apiWebhook", "is no URL"),
+    ("openaiUrl", "http://api.openai.com/v1", "openaiUrl", "is no HTTPS URL"),
+    ("openaiUrl", "https://api.openai.com/v1?x=y", "openaiUrl", "is no HTTPS URL"),
+    ("openaiUrl", "https://a.example/v1\nserver x", "openaiUrl", "is no HTTPS URL"),
     ("adminPort", 8443, "adminPort", "is httpsPort already"),
-    ("profiles", ["chat", "chta"], "profiles[1]", 'is no profile. Did you mean "chat"? Profiles: automation, chat'),
+    (
+        "profiles",
+        ["chat", "chta"],
+        "profiles[1]",
+        'is no profile. Did you mean "chat"? Profiles: api, automation, chat, cloud, graph, replica',
+    ),
     ("profiles", ["chat", "chat"], "profiles[1]", "twice"),
     ("profiles", "chat", "profiles", "is no list"),
     ("profiles", '{"chat": 1}', "profiles", "is no list"),
@@ -225,7 +244,7 @@ def test_everything_wrong_is_said_at_once_and_reads_well() -> None:
         '  httpPort: "eighty"\n'
         "      is no whole number\n"
         '  profiles[1]: "chta"\n'
-        '      is no profile. Did you mean "chat"? Profiles: automation, chat\n'
+        f'      is no profile. Did you mean "chat"? Profiles: {", ".join(sorted(Profile))}\n'
         '  down: "perhaps"\n'
         "      is neither true nor false\n"
         "\n"

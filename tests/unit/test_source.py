@@ -63,7 +63,7 @@ def refusing() -> Iterator[int]:
             self.send_response(401)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the method it replaces
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)

@@ -27,7 +27,7 @@ from ops import commands, toolchain
 from ops.console import KitError
 from ops.paths import ROOT
 from ops.progress import Progress
-from ops.toolchain import Toolchain, ToolchainError, choice, pins, release
+from ops.toolchain import Toolchain, ToolchainError, choice, golang, pins, release
 from ops.toolchain.cache import locked, source_hash
 from ops.toolchain.choice import Choice, Seen, decide, release_matters
 from ops.toolchain.pins import RELEASE, newer_or_same
@@ -448,7 +448,9 @@ FAKE_GO = """
 case "$1" in
   version) echo "go version go1.99.0 linux/amd64" ;;
   env) echo /nonexistent ;;
-  list) echo a/b; echo "go: downloading example.org/a v1.0.0" >&2 ;;
+  list) if [ "$2" = -m ]; then echo "$FAKE_GO_MODULE"; exit; fi
+    echo a/b; echo "go: downloading example.org/a v1.0.0" >&2 ;;
+  mod) ;;
   build)
     mkdir -p "$GOCACHE"
     echo "a/b" >&2
@@ -466,6 +468,11 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A Go that pretends to build; nothing else of the machine is looked at."""
     program(tmp_path / "go-bin", "go", FAKE_GO)
     monkeypatch.setenv("PATH", f"{tmp_path / 'go-bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("FAKE_GO_MODULE", str(tmp_path / "module"))
+    for change in golang.changes("providers"):
+        file = tmp_path / "module" / change["file"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"package x\nconst {change['from']}\n")
     return {"PATH": str(tmp_path / "nothing"), "PULUMI_HOME": str(tmp_path / "user"), "AIKIT_TOOLCHAIN": "built"}
 
 
@@ -488,6 +495,31 @@ def test_built_from_registries(fake_go: dict[str, str], cache: Path, progress: P
     assert os.access(built.pulumi.with_name("pulumi-language-python"), os.X_OK), "elsewhere on PATH the engine warns"
     assert toolchain.current(SDK, fake_go) == built
     assert not (cache / "go").exists(), "gigabytes of build cache are given back"
+
+
+def test_what_is_changed_in_upstream_is_said_and_built(
+    fake_go: dict[str, str], progress: Progress, tmp_path: Path
+) -> None:
+    built = toolchain.ensure(progress, SDK, environ=fake_go)
+    plugins = Path(built.env["PULUMI_HOME"]) / "plugins"
+    for change in golang.changes("providers"):
+        about = (plugins / f"resource-{change['plugin']}-v{SDK[change['plugin']]}" / "BUILT-FROM.txt").read_text()
+        assert f"changed: {change['file']}: {change['why']}" in about
+        assert change["from"] in (tmp_path / "module" / change["file"]).read_text(), "the module itself stays as it is"
+        copy = golang.home() / ".changed-providers" / change["module"].rpartition("/")[2] / change["file"]
+        assert change["to"] in copy.read_text()
+    assert golang.changes("providers")
+    assert "changed:" not in (plugins / f"resource-tls-v{SDK['tls']}" / "BUILT-FROM.txt").read_text()
+
+
+def test_a_change_that_upstream_made_obsolete_stops_the_build(
+    fake_go: dict[str, str], progress: Progress, tmp_path: Path
+) -> None:
+    for change in golang.changes("providers"):
+        (tmp_path / "module" / change["file"]).write_text("package x\n")
+    with pytest.raises(KitError, match=r"no longer has the line .*changes\.json"):
+        toolchain.ensure(progress, SDK, environ=fake_go)
+    assert toolchain.current(SDK, fake_go) is None
 
 
 def test_failed_build_leaves_nothing_half_and_says_where_to_look(

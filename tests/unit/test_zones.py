@@ -24,6 +24,10 @@ def test_only_the_edge_and_the_way_out_are_not_internal() -> None:
     assert {zone for zone, spec in ZONES.items() if not spec.internal} == {EDGE, EGRESS}
 
 
+def test_only_on_the_way_out_members_do_not_reach_each_other() -> None:
+    assert {zone for zone, spec in ZONES.items() if spec.isolated} == {EGRESS}
+
+
 def test_nothing_reaches_itself_by_declaration() -> None:
     assert all(zone not in spec.reachable_from for zone, spec in ZONES.items())
 

@@ -135,7 +135,8 @@ class Model:
 
 
 def chat(seed: int) -> Model:
-    layers, width, heads, inner = 2, 64, 4, 128
+    # 32 a head: an 8-bit conversation cache, as on the pi and gpu targets, is kept in blocks of 32.
+    layers, width, heads, inner = 2, 64, 2, 128
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [Token.UNKNOWN, Token.CONTROL, Token.CONTROL, *[Token.BYTE] * 256]
     scores = [0.0] * len(tokens)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
-# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what; the role's password is the file /run/kit/password, every
+# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is the file /run/kit/password, every
 # byte of it. It reaches psql by an environment variable of this process and the server by the local socket;
 # the session logs no statement, so that it stands in no log even when something fails.
 set -euo pipefail
@@ -15,13 +15,16 @@ export PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_
 
 query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 
-query <<'SQL'
+replication=NOREPLICATION
+[ "${KIT_REPLICATION:-}" != 1 ] || replication=REPLICATION
+
+query --set replication="$replication" <<'SQL'
 \getenv database KIT_DATABASE
 \getenv role KIT_ROLE
 \getenv password KIT_PASSWORD
 SELECT format('CREATE ROLE %I', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
-ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'password';
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE :replication PASSWORD :'password';
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 ALTER DATABASE :"database" OWNER TO :"role";

@@ -1,0 +1,153 @@
+"""A stack of chosen profiles on its real images, with plain docker from the derived texts and every secret hostile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ops import frontdoor, prove
+from ops.progress import Progress
+from stack import plan as planning
+from stack import targets
+from stack.catalog import discover
+from stack.derive import models, oidc, runtime, values
+from stack.model import ImageSource, Profile, Role, ServiceSpec, Target
+from stack.outputs import StackOutputs
+from stack.plan import Plan, SecretKey
+from stack.settings import Settings
+from tests.live import realm, trial
+from tests.live.trial import HOSTILE, Authority, Trial, docker
+
+
+class Standing:
+    """A stack that is up."""
+
+    def __init__(self, plan: Plan, running: Trial) -> None:
+        self.plan = plan
+        self.trial = running
+
+    @property
+    def outputs(self) -> StackOutputs:
+        """What such a stack exports. Without an identity provider nobody can log in, and nobody is asked to."""
+        provider = self.plan.provider(Role.IDENTITY)
+        identity = provider.spec.identity_provider if provider else None
+        secret = self.trial.secret(provider.name, identity.admin_secret) if provider and identity else "none"
+        return StackOutputs(
+            urls={owned.item.name: self.plan.url(owned.item) for owned in self.plan.routes},
+            ca_pem=self.trial.authority.ca_pem,
+            realm=self.plan.settings.realm,
+            issuer=values.issuer_url(self.plan) if provider else "none",
+            admin_url=f"https://127.0.0.1:{self.plan.settings.admin_port}",
+            admin_client_id=identity.admin_client_id if identity else "none",
+            admin_client_secret=secret,
+            admin_user="admin-user",
+            admin_password="not used",
+        )
+
+    def name(self, container: str) -> str:
+        return f"kit-{self.plan.stack}-{container}"
+
+    def image(self, service: str) -> str:
+        return next(c.image for c in self.trial.runtime.containers if c.service == service)
+
+    def prove(self, service: str = "") -> tuple[bool, str]:
+        """Run every proof, or those of one service; whether all hold, and what a person read."""
+        plan = self.plan
+        if service:
+            plan = _OneService(settings=plan.settings, host=plan.host, services=plan.services)
+            plan.only = service
+        stream = io.StringIO()
+        holds = prove.prove(self.outputs, plan, Progress(stream, tty=False, environ={}))
+        print(stream.getvalue())
+        return holds, stream.getvalue()
+
+    def settle(self, service: str = "") -> None:
+        """Wait until the front door has noticed that a service is there: every one with a route when none is named."""
+        with frontdoor.browser(self.plan.settings.domain, "127.0.0.1", self.outputs.ca_pem) as visitor:
+            for owned in self.plan.routes:
+                url = self.plan.url(owned.item)
+                if service in ("", owned.owner):
+                    trial.eventually(lambda url=url: visitor.get(url, follow_redirects=False).status_code != 503, 90)
+
+    def restarted(self, service: str) -> None:
+        """Wait until a service that was started again is healthy, and the front door knows."""
+        for container in self.trial.runtime.containers:
+            if container.service == service:
+                self.trial.wait_healthy(container)
+        self.settle(service)
+
+    def make_realm(self) -> None:
+        """The realm with the stack's clients and admin-user, in place of what the components do."""
+        outputs = self.outputs
+        realm.make(
+            outputs.admin_url,
+            outputs.ca_pem,
+            (outputs.admin_client_id, outputs.admin_client_secret),
+            self.plan.settings.realm,
+            [(client, self.trial.secret(client.service, "oidc")) for client in oidc.clients(self.plan)],
+        )
+
+
+class _OneService(Plan):
+    """A plan whose proofs are those of one service."""
+
+    only: str
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def proofs(self) -> Any:
+        return tuple(owned for owned in Plan.proofs.fget(self) if owned.owner == self.only)  # pyright: ignore
+
+
+@contextmanager
+def stack(
+    name: str,
+    folder: Path,
+    *profiles: Profile,
+    plain: Callable[[SecretKey], bool] = lambda _: False,
+    catalogue: tuple[ServiceSpec, ...] = (),
+    start: bool = True,
+    **changes: Any,
+) -> Iterator[Standing]:
+    """A stack of these profiles, and nothing of it afterwards. plain: secrets that are not hostile."""
+    from airgap import images
+
+    catalogue = catalogue or discover()
+
+    def planned(built: dict[str, str]) -> Plan:
+        settings = Settings(
+            stack=name,
+            target=Target.DEV,
+            profiles=profiles,
+            images=ImageSource.AIRGAP,
+            airgap_images=built,
+            models=models.TINY_CHAT,
+            embedding_model=models.TINY_EMBEDDING,
+            **changes,
+        )
+        return planning.build(settings, targets.profile(settings), catalogue)
+
+    # Only what this stack runs is built: nobody waits for the images of the others.
+    steps = runtime.build(planned({})).steps
+    names = {step.image.removeprefix("airgap:") for step in steps} | {"tools"}
+    plan = planned({each: image.reference for each, image in images.ensure(sorted(names)).items()})
+    hosts = tuple(plan.host_name(owned.item) for owned in plan.routes)
+    hostile = {secret.key: HOSTILE for secret in plan.secrets if not plain(secret.key)}
+    running = Trial(runtime.build(plan), Authority(folder, hosts), values=hostile)
+    running.down()
+    try:
+        if start:
+            running.up()
+        yield Standing(plan, running)
+    finally:
+        running.down()
+
+
+def inside(container: str, program: str) -> str:
+    """Run a Python program in a running container that has Python; what it printed."""
+    return docker("exec", "-i", container, "python3", "-", data=program.encode())
