@@ -87,7 +87,7 @@ def _limit(text: str) -> int:
 def _init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the new stack's name: lower-case letters and digits")
     parser.add_argument("--target", help="dev, pi or gpu; as this machine looks unless said")
-    parser.add_argument("--profiles", metavar="A,B", help="what it is for: chat, automation")
+    parser.add_argument("--profiles", metavar="A,B", help="what it is for, such as chat,automation")
     parser.add_argument("--domain", help="what its host names end in")
     parser.add_argument("--admin-email", metavar="MAIL", help="the administrator's mail address")
     parser.add_argument("--models", metavar="A,B", help="models, by their names in Ollama's library")
