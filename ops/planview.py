@@ -71,7 +71,8 @@ def _headline(resolved: Plan) -> str:
     else:
         source = f"images from the registry, {ready} of {used} locked"
     name = resolved.stack if resolved.stack == host.target else f"{resolved.stack} ({host.target})"
-    machine = [name, " and ".join(sorted(host.arches)), f"{round(host.memory_mb / 1024, 1):g} GB", f"{host.cpus:g} CPUs"]
+    gigabytes = round(host.memory_mb / 1024, 1)
+    machine = [name, " and ".join(sorted(host.arches)), f"{gigabytes:g} GB", f"{host.cpus:g} CPUs"]
     return " · ".join([*machine, *(["GPU"] if host.gpu else []), source])
 
 
