@@ -396,7 +396,10 @@ server.serve_forever()
 
 @pytest.fixture
 def cloud(api: Standing, tmp_path: Path) -> Iterator[str]:
-    """standin-openai: answers like OpenAI, with a certificate of the stack's CA, and writes down what it is asked."""
+    """standin-openai: answers like OpenAI, with a certificate of the stack's CA, and writes down what it is asked.
+
+    It stands in the app zone: members of the egress network do not reach each other, and there is no internet here.
+    """
 
     folder = api.trial.authority.folder
     other = tmp_path / "certificate"
@@ -407,12 +410,11 @@ def cloud(api: Standing, tmp_path: Path) -> Iterator[str]:
     _certificate(other, "standin-openai")
     name = "kit-api-standin-openai"
     docker("rm", "-f", name, check=False)
-    argv = ["create", "--name", name, "--network", "kit-api-egress", "--network-alias", "standin-openai"]
+    argv = ["create", "--name", name, "--network", "kit-api-app", "--network-alias", "standin-openai"]
     docker(*argv, "--entrypoint", "python3", api.image("litellm"), "-u", "/tmp/standin.py")
     (other / "standin.py").write_text(STANDIN)
     docker("cp", str(other / "leaf.pem"), f"{name}:/tmp/leaf.pem")
     docker("cp", str(other / "standin.py"), f"{name}:/tmp/standin.py")
-    docker("network", "connect", "--alias", "standin-openai", "kit-api-app", name)
     docker("start", name)
     try:
         yield name
