@@ -409,7 +409,7 @@ def cloud(api: Standing, tmp_path: Path) -> Iterator[str]:
             (other / name).write_bytes((folder / name).read_bytes())
     _certificate(other, "standin-openai")
     name = "kit-api-standin-openai"
-    docker("rm", "-f", name, check=False)
+    docker("rm", "-f", "-v", name, check=False)
     argv = ["create", "--name", name, "--network", "kit-api-app", "--network-alias", "standin-openai"]
     docker(*argv, "--entrypoint", "python3", api.image("litellm"), "-u", "/tmp/standin.py")
     (other / "standin.py").write_text(STANDIN)
@@ -419,7 +419,7 @@ def cloud(api: Standing, tmp_path: Path) -> Iterator[str]:
     try:
         yield name
     finally:
-        docker("rm", "-f", name)
+        docker("rm", "-f", "-v", name)
 
 
 def _certificate(folder: Path, host: str) -> None:

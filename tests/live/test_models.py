@@ -102,7 +102,7 @@ class Models:
     def python(self, program: str) -> str:
         """Run a program where the services are, with an image that has Python."""
         image = next(c.image for c in self.trial.runtime.containers if c.service == "open-webui")
-        docker("rm", "-f", ASKERS, check=False)
+        docker("rm", "-f", "-v", ASKERS, check=False)
         argv = [
             "run",
             "--rm",
@@ -146,7 +146,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
         session = Session(STACK, root)
         plan = session.plan()
         running = Trial(runtime.build(plan), Authority(root / "authority", ("none.kit.localhost",)))
-        docker("rm", "-f", SECOND, check=False)
+        docker("rm", "-f", "-v", SECOND, check=False)
         running.down()
         try:
             running.up(only=STEPS)
@@ -308,7 +308,7 @@ def test_a_second_server_takes_part_once_it_has_the_models(models: Models) -> No
         models.trial.run(replace(job, name=f"{job.name}-second", env={**job.env, "OLLAMA_HOST": "http://second:11434"}))
         eventually(lambda: served_by() == {"ollama", "remote-1"}, 90)
     finally:
-        docker("rm", "-f", SECOND, f"{job.name}-second", check=False)
+        docker("rm", "-f", "-v", SECOND, f"{job.name}-second", check=False)
         models.trial.runtime = before
         models.trial.reload(QUEUE)
 
@@ -479,7 +479,7 @@ def test_what_a_job_says_is_shown_while_it_runs(models: Models) -> None:
     script = "echo 'fetching one'; sleep 1; echo '  pulling 40%'; sleep 3; echo 'one is there'; sleep 1"
     labels = ["--label", f"aikit.stack={STACK}", "--label", "aikit.kind=job"]
     name = f"kit-{STACK}-fetching"
-    docker("rm", "-f", name, check=False)
+    docker("rm", "-f", "-v", name, check=False)
     try:
         with progress.step("stack") as step:
             tracker = Tracker(progress, step)
@@ -489,5 +489,5 @@ def test_what_a_job_says_is_shown_while_it_runs(models: Models) -> None:
                 eventually(lambda: "fetching: one is there" in stream.getvalue(), 20)
                 eventually(lambda: heard[-1] == {}, 20)
     finally:
-        docker("rm", "-f", name, check=False)
+        docker("rm", "-f", "-v", name, check=False)
     assert "pulling" not in stream.getvalue().replace("stack", ""), "details have no line of their own"

@@ -275,8 +275,8 @@ def test_n8n_itself_would_stop_over_and_over(flow: Flow) -> None:
         wrong.start(changed)
         trial.eventually(lambda: "ismatching encryption key" in docker("logs", changed.name, check=False), 90)
     finally:
-        docker("rm", "-f", changed.name, check=False)
-        docker("volume", "rm", "-f", config, check=False)
+        docker("rm", "-f", "-v", changed.name, check=False)
+        docker("volume", "rm", "-f", "-v", config, check=False)
 
 
 def test_a_restart_keeps_the_workflow(flow: Flow, workflow: tuple[str, str]) -> None:

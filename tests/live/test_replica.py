@@ -157,7 +157,7 @@ def test_it_takes_the_place_of_a_lost_first_copy(pair: Trial) -> None:
     sql(FIRST, "CREATE TABLE precious AS SELECT 42 AS answer")
     eventually(lambda: sql_or_error(SECOND, "SELECT answer FROM precious") == "42", 30)
     docker("exec", FIRST, "sh", "-c", "rm -rf /var/lib/postgresql/data/pgdata/base")  # the disk goes bad
-    docker("rm", "-f", FIRST, SECOND)
+    docker("rm", "-f", "-v", FIRST, SECOND)
     image = next(c.image for c in pair.runtime.containers if c.name == FIRST)
     command = documented("Go on with it when the first copy is lost", 0).replace("IMAGE", image)
     subprocess.run(["bash", "-ec", command], check=True)

@@ -184,7 +184,7 @@ def test_a_killed_run_leaves_a_container_in_the_way_and_once_it_is_gone_the_job_
         assert any("already in use" in error for error in again.errors), explain(again)
         orphans = project.orphans()
         assert len(orphans) == 1
-        docker("rm", "-f", *orphans)
+        docker("rm", "-f", "-v", *orphans)
         again = project.up()
     assert again.ok, explain(again)
     assert in_flag_volume(project, images, "cat", "/flag/runs").split() == ["ran"] * 2
@@ -438,7 +438,7 @@ class TestService:
         assert project.up().quiet
 
     def test_what_was_removed_or_stopped_by_hand_comes_back(self, project: Project) -> None:
-        docker("rm", "-f", f"{project.prefix}-service")
+        docker("rm", "-f", "-v", f"{project.prefix}-service")
         assert project.refresh().ok
         assert project.up().ok
         assert inspect([f"{project.prefix}-service"])[0]["State"]["Health"]["Status"] == "healthy"
@@ -491,17 +491,17 @@ PLANTS = {
 def test_the_leak_check_finds_a_secret_planted_in_a_container(place: str, images: Images) -> None:
     where, plant = PLANTS[place]
     name = f"kittrial-leak-{place}"
-    docker("rm", "-f", name, check=False)
+    docker("rm", "-f", "-v", name, check=False)
     arguments = ["run", "-d", "-i", "--name", name, "--label", f"l={plant.get('label', '')}"]
     arguments += ["-e", plant.get("environment", "X=1"), images("tools"), "sh", "-c", 'read -r x; echo "$x"; sleep 60']
     try:
         docker(*arguments, plant.get("argument", ""))
         if "says" in plant:
-            docker("rm", "-f", name)
+            docker("rm", "-f", "-v", name)
             docker("run", "-i", "--name", name, images("tools"), "cat", stdin=plant["says"])
         found = find_leaks({"planted": PLANTED, "other": "not-there-at-all"}, state=None, containers=[name])
     finally:
-        docker("rm", "-f", name, check=False)
+        docker("rm", "-f", "-v", name, check=False)
     assert {leak.secret for leak in found} == {"planted"}
     assert any(leak.where.startswith(where) for leak in found), found
 

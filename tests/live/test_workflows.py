@@ -134,7 +134,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
     hostile[SecretKey("n8n", render.secret_name("telegramBotToken"))] = BOT
     hostile[SecretKey("n8n", render.secret_name("gmailClientId"))] = "client-of-the-standin"
     running = Trial(runtime.build(plan), authority, values=hostile)
-    docker("rm", "-f", STANDIN, check=False)
+    docker("rm", "-f", "-v", STANDIN, check=False)
     running.down()
     try:
         running.up(only=BEFORE)
@@ -152,7 +152,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
         assert all(f"{name}: active" in log for name in SELECTED), log
         yield found
     finally:
-        docker("rm", "-f", STANDIN, check=False)
+        docker("rm", "-f", "-v", STANDIN, check=False)
         running.down()
 
 

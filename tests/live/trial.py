@@ -125,7 +125,7 @@ class Trial:
             print(f"{step.name}: {self.started[step.name]:.1f} s", flush=True)
 
     def start(self, plan: ContainerPlan) -> None:
-        docker("rm", "-f", plan.name, check=False)
+        docker("rm", "-f", "-v", plan.name, check=False)
         for owned in plan.ownership:
             chown = f"chown {owned.owner} /v && chmod {owned.mode} /v"
             self._tools("-v", f"{owned.volume}:/v", argv=("sh", "-c", chown))
@@ -176,7 +176,7 @@ class Trial:
                 "KIT_EXTENSIONS": " ".join(grant.extensions),
             }
             files += (FilePlan(name="password", text=grant.password, mode="0400", restarts=True),)
-        docker("rm", "-f", plan.name, check=False)
+        docker("rm", "-f", "-v", plan.name, check=False)
         argv = [
             "create",
             "--name",
@@ -227,9 +227,9 @@ class Trial:
     def down(self) -> None:
         """Remove everything the trial made, volumes included."""
         names = [step.name for step in self.runtime.steps]
-        docker("rm", "-f", *names, check=False)
+        docker("rm", "-f", "-v", *names, check=False)
         volumes = {m.volume for step in self.runtime.steps for m in step.mounts}
-        docker("volume", "rm", "-f", *volumes, check=False)
+        docker("volume", "rm", "-f", "-v", *volumes, check=False)
         docker("network", "rm", *(network.name for network in self.runtime.networks), check=False)
 
     def _tools(self, *argv: str, data: bytes | None = None, **command: tuple[str, ...]) -> None:
