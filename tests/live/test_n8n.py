@@ -276,7 +276,7 @@ def test_n8n_itself_would_stop_over_and_over(flow: Flow) -> None:
         trial.eventually(lambda: "ismatching encryption key" in docker("logs", changed.name, check=False), 90)
     finally:
         docker("rm", "-f", "-v", changed.name, check=False)
-        docker("volume", "rm", "-f", "-v", config, check=False)
+        docker("volume", "rm", "-f", config, check=False)
 
 
 def test_a_restart_keeps_the_workflow(flow: Flow, workflow: tuple[str, str]) -> None:

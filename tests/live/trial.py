@@ -229,7 +229,7 @@ class Trial:
         names = [step.name for step in self.runtime.steps]
         docker("rm", "-f", "-v", *names, check=False)
         volumes = {m.volume for step in self.runtime.steps for m in step.mounts}
-        docker("volume", "rm", "-f", "-v", *volumes, check=False)
+        docker("volume", "rm", "-f", *volumes, check=False)
         docker("network", "rm", *(network.name for network in self.runtime.networks), check=False)
 
     def _tools(self, *argv: str, data: bytes | None = None, **command: tuple[str, ...]) -> None:
