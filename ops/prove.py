@@ -132,6 +132,7 @@ class _Run:
         self.plan = plan
         self.report = report
         self.address = frontdoor.address_of(plan)
+        self._engine = DockerApi(plan.settings.docker_host)
         self._browsers: list[httpx.Client] = []
         self._administration: Administration | None = None
         self._person: Person | None = None
@@ -256,7 +257,7 @@ class _Run:
 
     def run_job(self, service: str, job: str) -> str:
         """Start the container of a job that has run already once more, and wait for it. Its last words."""
-        api = DockerApi(self.plan.settings.docker_host)
+        api = self._engine
         name = f"{docker_prefix(self.plan.stack)}{service}-{job}"
         listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
         # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
@@ -282,12 +283,9 @@ class _Run:
         if not _answers(self.address, port):
             return ""
         declared = self._declared().get(port, "")
-        host = self.plan.settings.docker_host or "unix:///var/run/docker.sock"
-        if not host.startswith("unix://"):
+        if not self._engine.host.startswith("unix://"):
             return "" if declared else f"somebody at {self.address}"
-        transport = httpx.HTTPTransport(uds=host.removeprefix("unix://"))
-        with httpx.Client(transport=transport, base_url="http://docker") as engine:
-            containers: list[dict[str, Any]] = engine.get("/containers/json").raise_for_status().json()
+        containers: list[dict[str, Any]] = self._engine.get("/containers/json")
         for container in containers:
             name = str(container["Names"][0]).lstrip("/")
             answering = any(item.get("PublicPort") == port for item in container.get("Ports") or [])
@@ -297,24 +295,26 @@ class _Run:
 
     def inside(self, service: str, container: str, argv: Sequence[str]) -> str:
         """What a program printed that was run in a container of a service."""
-        planned = next(c for c in self.plan.service(service).containers if c.spec.name == container)
-        api = DockerApi(self.plan.settings.docker_host)
+        name = self._docker_name(service, container)
         try:
-            code, printed, complaints = api.execute(planned.docker_name, argv)
+            code, printed, complaints = self._engine.execute(name, argv)
         except EngineError as failed:
-            raise ProofError(f"nothing could be run in {planned.docker_name}: {failed}") from failed
+            raise ProofError(f"nothing could be run in {name}: {failed}") from failed
         if code:
             words = " ".join((complaints or printed).split())[-300:]
-            raise ProofError(words or f"{argv[0]} ended with {code} in {planned.docker_name}")
+            raise ProofError(words or f"{argv[0]} ended with {code} in {name}")
         return printed
 
     def wrote(self, service: str, container: str) -> str:
         """The end of the log of a service's container."""
-        planned = next(c for c in self.plan.service(service).containers if c.spec.name == container)
+        name = self._docker_name(service, container)
         try:
-            return DockerApi(self.plan.settings.docker_host).logs(planned.docker_name, tail=_LOG_LINES)
+            return self._engine.logs(name, tail=_LOG_LINES)
         except EngineError as failed:
-            raise ProofError(f"the log of {planned.docker_name} could not be read: {failed}") from failed
+            raise ProofError(f"the log of {name} could not be read: {failed}") from failed
+
+    def _docker_name(self, service: str, container: str) -> str:
+        return next(c.docker_name for c in self.plan.service(service).containers if c.spec.name == container)
 
     def _declared(self) -> dict[int, str]:
         """The host's ports that the plan publishes, and the containers it publishes them from."""

@@ -254,6 +254,21 @@ def request(
     )
 
 
+def answer(name: str, at: tuple[int, int], body: str, status: str) -> Node:
+    """What a webhook's caller is told. `body` and `status`: expressions for the JSON and its HTTP status."""
+    return Node(
+        name=name,
+        type="n8n-nodes-base.respondToWebhook",
+        version=1.1,
+        parameters={
+            "respondWith": "json",
+            "responseBody": f"={{{{ {body} }}}}",
+            "options": {"responseCode": f"={{{{ {status} }}}}"},
+        },
+        at=at,
+    )
+
+
 def gmail_account(address: str = "gmailTokenUrl") -> Credential:
     """Access to one Gmail mailbox. The parameter `address` says where its tokens come from."""
     return Credential(
@@ -300,6 +315,20 @@ GMAIL_PARAMETERS = (
 )
 
 
-def first_model() -> FromSettings:
-    """The first of the stack's models, "" when it names none."""
-    return FromSettings(lambda settings: settings.models[0] if settings.models else "")
+def model_parameters(queue: Ref) -> tuple[Parameter, ...]:
+    """Where a template asks a model, and which: `queue` is where the stack's own models are asked."""
+    return (
+        Parameter(
+            name="ollamaUrl",
+            kind=Kind.ADDRESS,
+            meaning="where the model is; the stack's own queue unless said",
+            default=queue,
+        ),
+        Parameter(
+            name="model",
+            kind=Kind.MODEL,
+            meaning="which model; the stack's first unless said",
+            # "" when it names none
+            default=FromSettings(lambda settings: settings.models[0] if settings.models else ""),
+        ),
+    )

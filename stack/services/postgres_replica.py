@@ -30,7 +30,8 @@ from stack.model import (
 
 ROLE = "postgres-replica"
 SLOT = "postgres_replica"
-PRIMARY = Ref("postgres", "sql", template=f"host={{host}} port={{port}} user={ROLE} dbname={ROLE}")
+CONNECT = f"host={{host}} port={{port}} user={ROLE} dbname={ROLE}"
+PRIMARY = Ref("postgres", "sql", template=CONNECT)
 PASSWORD = File(name="password", source=Template((DatabasePassword(ROLE),)))
 
 # No password: it comes with the server's environment (PGPASSWORD), which the log's receiver inherits.
@@ -89,9 +90,7 @@ SERVICE = ServiceSpec(
             zones=frozenset({Zone.DATA}),
             env={
                 "KIT_PRIMARY": PRIMARY,
-                "KIT_REPLICA": Ref(
-                    "postgres-replica", "sql", template=f"host={{host}} port={{port}} user={ROLE} dbname={ROLE}"
-                ),
+                "KIT_REPLICA": Ref("postgres-replica", "sql", template=CONNECT),
             },
             files=(File(name="lag.sh", source=Static("lag.sh")), PASSWORD),
             memory_mb=64,

@@ -12,10 +12,10 @@ from stack.automation.template import (
     Slot,
     WorkflowTemplate,
     chain,
-    first_model,
     gathered,
     gmail_account,
     is_true,
+    model_parameters,
     program,
     request,
 )
@@ -94,15 +94,7 @@ TEMPLATE = WorkflowTemplate(
     summary="Labels on new mail of a Gmail mailbox, chosen by the local model",
     parameters=(
         *GMAIL_PARAMETERS,
-        Parameter(
-            name="ollamaUrl",
-            kind=Kind.ADDRESS,
-            meaning="where the model is; the stack's own queue unless said",
-            default=Ref("ollama", "queue"),
-        ),
-        Parameter(
-            name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()
-        ),
+        *model_parameters(Ref("ollama", "queue")),
         Parameter(
             name="labels",
             kind=Kind.NAMES,

@@ -13,10 +13,11 @@ from stack.automation.template import (
     Parameter,
     Slot,
     WorkflowTemplate,
+    answer,
     chain,
-    first_model,
     gathered,
     is_true,
+    model_parameters,
     program,
     request,
 )
@@ -87,15 +88,7 @@ TEMPLATE = WorkflowTemplate(
     summary="POST an address to a webhook, get a summary by the local model",
     parameters=(
         Parameter(name="path", kind=Kind.PATH, meaning="the webhook: /webhook/<path>", default="summarise-url"),
-        Parameter(
-            name="ollamaUrl",
-            kind=Kind.ADDRESS,
-            meaning="where the model is; the stack's own queue unless said",
-            default=Ref("ollama", "queue"),
-        ),
-        Parameter(
-            name="model", kind=Kind.MODEL, meaning="which model; the stack's first unless said", default=first_model()
-        ),
+        *model_parameters(Ref("ollama", "queue")),
         Parameter(
             name="characters",
             kind=Kind.NUMBER,
@@ -182,17 +175,7 @@ TEMPLATE = WorkflowTemplate(
             wait_ms=5000,
         ),
         program("Summary", (9, 0), ANSWER),
-        Node(
-            name="Answer",
-            type="n8n-nodes-base.respondToWebhook",
-            version=1.1,
-            parameters={
-                "respondWith": "json",
-                "responseBody": "={{ $json.answer }}",
-                "options": {"responseCode": "={{ $json.status }}"},
-            },
-            at=(10, 0),
-        ),
+        answer("Answer", (10, 0), "$json.answer", "$json.status"),
     ),
     links=(
         *chain(

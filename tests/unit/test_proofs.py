@@ -355,9 +355,7 @@ def test_a_port_the_plan_publishes_is_no_leak(monkeypatch: pytest.MonkeyPatch) -
     number = ingress.spec.publish[0].external(plan.settings)
     running = [{"Names": [f"/{ingress.docker_name}"], "Ports": [{"PublicPort": number}]}]
     monkeypatch.setattr(prove, "_answers", lambda *_: True)
-    monkeypatch.setattr(
-        httpx, "HTTPTransport", lambda **_: httpx.MockTransport(lambda _: httpx.Response(200, json=running))
-    )
+    monkeypatch.setattr(DockerApi, "get", lambda *_: running)
     run = prove._Run(OUTPUTS, plan, Record())
     assert run.exposed(number) == ""
     running += [
