@@ -1,6 +1,6 @@
 """The dev stack from nothing to all healthy: `pulumi up` against docker compose on the same plan.
 
-    .venv/bin/python -m bench.devstack [-n RUNS]
+    .venv/bin/python -m bench.devstack [-n RUNS] [--profiles chat,automation]
 
 compose gets the document that derive/compose.py makes of the plan: the same images, limits, volumes, files, jobs and
 health checks. Pulumi does more after that point (realm, clients, users); both columns are shown. Order alternates,
@@ -17,6 +17,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,15 +44,16 @@ STACK_FILE = """config:
 """
 
 
-def clone(work: Path) -> Path:
-    """The tracked files, with the benchmark's stack file among them."""
+def clone(work: Path, profiles: Sequence[str] = ()) -> Path:
+    """The tracked files, with the benchmark's stack file among them. profiles: () is what the target has."""
     root = work / "clone"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
-    (root / f"Pulumi.{STACK}.yaml").write_text(STACK_FILE, encoding="utf-8")
+    chosen = f"  ai-kit:profiles: [{', '.join(profiles)}]\n" if profiles else ""
+    (root / f"Pulumi.{STACK}.yaml").write_text(STACK_FILE + chosen, encoding="utf-8")
     return root
 
 
@@ -140,13 +142,15 @@ def with_compose(program: Path, plan: Plan, built: runtime.Runtime, ready: Ready
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench.devstack", description=__doc__)
     parser.add_argument("-n", type=int, default=5, help="pairs of runs (5)")
+    parser.add_argument("--profiles", default="", help="comma-separated profiles in place of the dev stack's own")
     arguments = parser.parse_args()
+    profiles = [name for name in arguments.profiles.split(",") if name]
     work = Path(tempfile.mkdtemp(prefix="aikit-bench-"))
     os.environ["XDG_STATE_HOME"] = str(work / "state")
     progress = Progress()
     tools = toolchain.ensure(progress, toolchain.sdk_versions())
     program = toolchain.ensure_compose(progress)
-    session = Session(STACK, clone(work))
+    session = Session(STACK, clone(work, profiles))
     session.choose_images()
     plan = session.plan()
     build_images(session, plan, progress)
@@ -158,7 +162,7 @@ def main() -> None:
     }
     reached = {name: Series(f"{name}: all healthy") for name in runs}
     total = {name: Series(f"{name}: command returned") for name in runs}
-    print(header(f"dev stack, images {session.chosen_images}; logs in {work}"))
+    print(header(f"{'+'.join(profiles) or 'dev'} stack, images {session.chosen_images}; logs in {work}"))
     for number in range(arguments.n):
         for name in sorted(runs, reverse=bool(number % 2)):
             with swept(STACK):

@@ -12,6 +12,7 @@ from components.common import After, Content, Done, VolumeMount, open_digest
 from components.job import Job, JobArgs
 
 STAGE = "/kit"
+ARCHIVE = "files.tar"
 VOLUME = "/volume"
 
 # What root needs to give files away: to whom, past whose directory modes, and with which mode.
@@ -21,14 +22,13 @@ NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 MODE = re.compile(r"0[0-7]{3}")
 OWNER = re.compile(r"[0-9]+:[0-9]+")
 
-# Every upload has one byte in front that is no part of the file: the provider refuses empty ones.
 # A file appears under its name at once, complete and with its owner and mode: written beside it, then renamed.
 SCRIPT = f"""
 set -eu
 umask 077
-[ -f {STAGE}/manifest ] || {{ echo 'the files of this delivery are gone: run up again'; exit 1; }}
-owner=$(cat {STAGE}/owner)
 if [ -d {VOLUME} ]; then
+    [ -f {STAGE}/{ARCHIVE} ] || {{ echo 'the files of this delivery are gone: run up again'; exit 1; }}
+    tar -x -f {STAGE}/{ARCHIVE} -C {STAGE}
     chmod 0755 {VOLUME}
     while read -r number mode name; do
         [ -n "$number" ] || continue
@@ -38,26 +38,30 @@ if [ -d {VOLUME} ]; then
         while [ "$directory" != {VOLUME} ]; do chmod 0755 "$directory"; directory=${{directory%/*}}; done
         if [ -d "$path" ]; then rm -rf "$path"; fi
         temporary={VOLUME}/.kit-new
-        tail -c +2 "{STAGE}/files/$number" >"$temporary"
-        chown "$owner" "$temporary"
+        cat "{STAGE}/$number" >"$temporary"
+        chown "$KIT_OWNER" "$temporary"
         chmod "$mode" "$temporary"
         mv -f "$temporary" "$path"
-    done <{STAGE}/manifest
-    cut -d ' ' -f 3- {STAGE}/manifest >{STAGE}/wanted
+    done <<END
+$KIT_FILES
+END
+    echo "$KIT_FILES" | cut -d ' ' -f 3- >{STAGE}/wanted
     cd {VOLUME}
     find . ! -type d | while read -r found; do
         grep -qxF "${{found#./}}" {STAGE}/wanted || rm -f "$found"
     done
     find . -depth -mindepth 1 -type d -empty -exec rmdir {{}} ';'
     cd /
+    rm -rf {STAGE}
 fi
 while read -r number owner mode; do
     [ -n "$number" ] || continue
     top=/data/$number
     [ "$(stat -c %u:%g "$top")" = "$owner" ] || chown "$owner" "$top"
     [ "0$(stat -c %a "$top")" = "$mode" ] || chmod "$mode" "$top"
-done <{STAGE}/ownership
-rm -rf {STAGE}
+done <<END
+$KIT_DATA
+END
 """
 
 
@@ -134,8 +138,17 @@ class FileDelivery(pulumi.ComponentResource):
                 user="0:0",
                 command=("sh", "-c", SCRIPT),
                 capabilities=CAPABILITIES,
-                files=staged(files, args.uid_gid, args.ownership),
+                # Names, modes and owners are no secret.
+                env={
+                    "KIT_OWNER": args.uid_gid,
+                    "KIT_FILES": "\n".join(f"{number} {file.mode} {file.name}" for number, file in enumerate(files)),
+                    "KIT_DATA": "\n".join(
+                        f"{number} {owned.owner} {owned.mode}" for number, owned in enumerate(args.ownership)
+                    ),
+                },
+                files=[Content(name=str(number), content=file.content) for number, file in enumerate(files)],
                 files_dir=STAGE,
+                archive=ARCHIVE,
                 mounts=[
                     *([] if args.volume_name is None else [VolumeMount(volume=args.volume_name, path=VOLUME)]),
                     *(
@@ -154,21 +167,6 @@ class FileDelivery(pulumi.ComponentResource):
         self.reload_digest = digest(args.digest_key, [file for file in files if not file.restarts], args.uid_gid)
         self.done = job.done
         self.register_outputs({"restart_digest": self.restart_digest, "reload_digest": self.reload_digest})
-
-
-def staged(files: Sequence[Content], owner: str, ownership: Sequence[Ownership]) -> list[Content]:
-    """What the job gets: numbered files, and lists of names, modes and owners."""
-    manifest = "".join(f"{number} {file.mode} {file.name}\n" for number, file in enumerate(files))
-    owners = "".join(f"{number} {owned.owner} {owned.mode}\n" for number, owned in enumerate(ownership))
-    return [
-        Content(name="manifest", content=manifest or "\n"),
-        Content(name="owner", content=f"{owner}\n"),
-        Content(name="ownership", content=owners or "\n"),
-        *(
-            Content(name=f"files/{number}", content=pulumi.Output.concat("=", file.content))
-            for number, file in enumerate(files)
-        ),
-    ]
 
 
 def digest(key: pulumi.Input[str], files: Sequence[Content], owner: str) -> pulumi.Output[str]:

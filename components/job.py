@@ -14,7 +14,10 @@ When the inputs change, the first attempt is replaced, and the later ones go awa
 
 from __future__ import annotations
 
+import base64
+import io
 import secrets
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -54,8 +57,9 @@ class JobArgs:
 
     `entrypoint` + `command` run as they are written: the image's own entrypoint plays no part. The image needs
     `timeout` (coreutils or BusyBox). `files` are uploaded to `files_dir`/<name>, owned by the user, and are treated
-    as secret. `triggers` are further inputs; only their HMAC under `digest_key` is written down. pid_of: name of a
-    container whose processes it shares.
+    as secret. `archive`: they come as one tar of that name in `files_dir` instead, for a command that unpacks it:
+    every upload costs the engine a process of its own. `triggers` are further inputs; only their HMAC under
+    `digest_key` is written down. pid_of: name of a container whose processes it shares.
     """
 
     container_name: str
@@ -66,6 +70,7 @@ class JobArgs:
     env: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, pulumi.Input[str]])
     files: Sequence[Content] = ()
     files_dir: str = "/run/kit"
+    archive: str | None = None
     mounts: Sequence[VolumeMount] = ()
     networks: Sequence[Attachment] = ()
     triggers: Sequence[pulumi.Input[str]] = ()
@@ -134,7 +139,11 @@ class Job(pulumi.ComponentResource):
             entrypoints=["timeout", "-k", "5", str(seconds)],
             command=[*args.entrypoint, *args.command],
             envs=environment(args.env) or None,
-            uploads=uploads(args.files, args.files_dir, args.user) or None,
+            uploads=(
+                [packed(args.files, f"{args.files_dir}/{args.archive}")]
+                if args.archive and args.files
+                else uploads(args.files, args.files_dir, args.user) or None
+            ),
             mounts=mounts(args.mounts) or None,
             **networking(args.networks),
             # Uploads are copied through the root file system, which a read-only one refuses.
@@ -182,6 +191,29 @@ def uploads(files: Sequence[Content], directory: str, user: str) -> list[docker.
         )
         for file in files
     ]
+
+
+def packed(files: Sequence[Content], path: str) -> docker.ContainerUploadArgs:
+    """All the files in one tar at `path`, root's and readable by root alone, secret in the state."""
+    names = [(file.name, int(file.mode, 8)) for file in files]
+    contents = pulumi.Output.secret(pulumi.Output.all(*(file.content for file in files)))
+    return docker.ContainerUploadArgs(
+        file=path, content_base64=contents.apply(lambda texts: _tar(names, texts)), permissions="0400"
+    )
+
+
+def _tar(names: Sequence[tuple[str, int]], texts: Sequence[str]) -> str:
+    """Base64 of a tar that is the same for the same files, whenever it is made."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for (name, mode), text in zip(names, texts, strict=True):
+            data = text.encode("utf-8")
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            tar.addfile(entry, io.BytesIO(data))
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Without the padding that tapes want: the state holds it twice, encrypted.
+    return base64.b64encode(written.getvalue()[:end]).decode("ascii")
 
 
 def redacted(text: str, contents: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_keycloak as keycloak
 
-from components.common import child
+from components.common import After, child
 
 CLIENT_TIMEOUT_S = 60  # the provider's default of 5 s is less than a Pi needs for the first login after a start
 
@@ -16,6 +16,7 @@ CLIENT_TIMEOUT_S = 60  # the provider's default of 5 s is less than a Pi needs f
 class KeycloakAccessArgs:
     """url: a literal, the same whether Keycloak runs or not, so that its being replaced leaves all this alone.
 
+    after: the server is there; nothing is asked of it before.
     client_id: a service client of the master realm. It is not the bootstrap user, whose password cannot be changed
     by setting it anew.
     """
@@ -25,6 +26,7 @@ class KeycloakAccessArgs:
     client_secret: pulumi.Input[str]
     ca_pem: pulumi.Input[str] | None = None
     realm: str = "master"
+    after: After = ()
 
 
 class KeycloakAccess(pulumi.ComponentResource):
@@ -46,6 +48,7 @@ class KeycloakAccess(pulumi.ComponentResource):
             client_timeout=CLIENT_TIMEOUT_S,
             root_ca_certificate=args.ca_pem,
             tls_insecure_skip_verify=False,
-            opts=child(self),
+            # Starting the plugin takes a processor for a while, just when the server's own start needs it.
+            opts=child(self, args.after),
         )
         self.register_outputs({})

@@ -70,6 +70,9 @@ class Deployment:
     # ------------------------------------------------------------------------------------- persistent part
 
     def _secrets(self) -> None:
+        # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
+        # First, because every container with files waits for it.
+        self.digest_key = DigestKey("digest-key").value
         for secret in self.plan.secrets:
             if isinstance(secret.source, Generated):
                 args = SecretArgs(length=secret.source.length, special=secret.source.special)
@@ -77,8 +80,6 @@ class Deployment:
             # One that the operator has instead leaves the generated one in the state: it may be wanted again.
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
-        # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
-        self.digest_key = DigestKey("digest-key").value
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _certificates(self) -> None:
@@ -182,7 +183,10 @@ class Deployment:
                 ),
                 digest_key=self.digest_key,
                 labels={**step.labels, "aikit.kind": "job"},
-                after=self._after(self.runtime.guards(step)),
+                after=[
+                    *self._after(self.runtime.guards(step)),
+                    *(self.deliveries[name].done for name in self.runtime.needed(step) if name in self.deliveries),
+                ],
             ),
             opts=self._docker(),
         )
@@ -290,13 +294,17 @@ class Deployment:
         provider = service.spec.identity_provider
         admin_url = f"https://127.0.0.1:{self.plan.settings.admin_port}"
         admin_secret = self.secrets[SecretKey(service.name, provider.admin_secret)]
+        after = self._identity_runs(service)
         access = KeycloakAccess(
             "identity",
             KeycloakAccessArgs(
-                url=admin_url, client_id=provider.admin_client_id, client_secret=admin_secret, ca_pem=self.ca.ca_pem
+                url=admin_url,
+                client_id=provider.admin_client_id,
+                client_secret=admin_secret,
+                ca_pem=self.ca.ca_pem,
+                after=after,
             ),
         )
-        after = self._identity_runs(service)
         options = ResourceOptions(providers=[access.provider], deleted_with=self._identity_data(service))
         realm = Realm(
             "realm",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from stack import images
 from stack.derive import probe
+from stack.derive.order import critical_first
 from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, plain, resolve
 from stack.model import (
     CONFIG_DIR,
@@ -235,6 +235,22 @@ class Runtime:
         """The service's own jobs that come before the container: unless they succeed, not even its files change."""
         return tuple(job.name for job in self.jobs if job.service == container.service and job.name in container.after)
 
+    def needed(self, container: ContainerPlan) -> tuple[str, ...]:
+        """Containers that it needs before it starts, directly or through jobs.
+
+        Their files go first: with everything delivered at once, what the rest waits for arrives with the last.
+        """
+        jobs = {job.name: job for job in self.jobs}
+        found: set[str] = set()
+        todo = list(container.after)
+        while todo:
+            name = todo.pop()
+            if name in jobs:
+                todo += jobs[name].after
+            else:
+                found.add(name)
+        return tuple(sorted(found - {container.name}))
+
 
 def build(plan: Plan) -> Runtime:
     """The runtime of a checked plan. Nothing but data volumes while the stack is down."""
@@ -253,7 +269,7 @@ def build(plan: Plan) -> Runtime:
         for owned in plan.databases:
             database_job = _database_job(plan, owned)
             steps[database_job.name] = database_job
-    order = TopologicalSorter({name: [need for need in step.after if need in steps] for name, step in steps.items()})
+    ordered = critical_first({name: [need for need in step.after if need in steps] for name, step in steps.items()})
     tools_image, tools_local = image_reference(plan.settings, images.TOOLS)
     used = {network.zone for step in steps.values() for network in step.networks}
     return Runtime(
@@ -266,7 +282,7 @@ def build(plan: Plan) -> Runtime:
             )
             for owned in plan.volumes
         ),
-        steps=tuple(steps[name] for name in order.static_order()),
+        steps=tuple(steps[name] for name in ordered),
         tools_image=tools_image,
         tools_local=tools_local,
     )

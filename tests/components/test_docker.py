@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import tarfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -389,18 +391,23 @@ class TestFileDelivery:
             "adds": ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"],
         }
         assert container.inputs["networkMode"] == "none"
-        uploads = {
-            each["file"]: base64.b64decode(each["contentBase64"]).decode() for each in container.inputs["uploads"]
+        (upload,) = container.inputs["uploads"]
+        assert upload["file"] == "/kit/files.tar"
+        assert upload["permissions"] == "0400"
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(upload["contentBase64"]))) as tar:
+            entries = {entry.name: (entry, tar.extractfile(entry)) for entry in tar}
+        assert {name: file.read().decode() for name, (_, file) in entries.items() if file} == {
+            "0": "conf",
+            "1": "s3cret",
         }
-        assert uploads == {
-            "/kit/manifest": "0 0440 a.conf\n1 0400 b/secret\n",
-            "/kit/owner": "1000:1000\n",
-            "/kit/ownership": "0 999:999 0700\n",
-            "/kit/files/0": "=conf",
-            "/kit/files/1": "=s3cret",
-        }
-        assert {each["permissions"] for each in container.inputs["uploads"]} == {"0400"}
-        assert len(container.secret_inputs) == 5
+        assert {(entry.uid, entry.mtime) for entry, _ in entries.values()} == {(0, 0)}
+        assert len(base64.b64decode(upload["contentBase64"])) == 6 * 512, "two files, nothing for tapes"
+        assert sorted(container.inputs["envs"]) == [
+            "KIT_DATA=0 999:999 0700",
+            "KIT_FILES=0 0440 a.conf\n1 0400 b/secret",
+            "KIT_OWNER=1000:1000",
+        ]
+        assert len(container.secret_inputs) == 1
         assert [(each["source"], each["target"]) for each in container.inputs["mounts"]] == [
             ("kit-config", "/volume"),
             ("kit-data", "/data/0"),

@@ -47,6 +47,18 @@ def test_every_step_comes_after_what_it_needs(stack: str) -> None:
 
 
 @pytest.mark.parametrize("stack", STACKS)
+def test_what_others_wait_for_gets_its_files_first(stack: str) -> None:
+    built = runtime.build(resolved(stack))
+    seen: set[str] = set()
+    for container in built.containers:
+        assert set(built.needed(container)) <= seen, "a delivery waits for one that is not registered yet"
+        assert set(container.after) & seen <= set(built.needed(container))
+        seen.add(container.name)
+    (identity,) = (each for each in built.containers if each.service == "keycloak")
+    assert built.needed(identity) == (f"kit-{stack}-postgres",)
+
+
+@pytest.mark.parametrize("stack", STACKS)
 def test_only_the_front_door_publishes_and_only_it_and_downloads_have_a_way_out(stack: str) -> None:
     plan = resolved(stack)
     built = runtime.build(plan)
