@@ -120,6 +120,18 @@ def standins(resolved: Plan) -> str:
     return f"{', '.join(found)}: a stand-in proves nothing about the real server" if found else ""
 
 
+def moved(resolved: Plan, before: Mapping[str, Any]) -> list[str]:
+    """What other values than `before` mean for what is there already. before: values by key, as they were last."""
+    found: list[str] = []
+    for service in resolved.running:
+        for choice in service.spec.choices:
+            was = before.get(choice.key) or settings.default_of(settings.KEYS[choice.key])
+            now = choice.read(resolved.settings)
+            if was != now and choice.moved:
+                found.append(f"{choice.key} {was} -> {now}: {choice.moved}")
+    return found
+
+
 def emulation(resolved: Plan) -> str:
     """That this is not the machine the plan is for, and what is cut because of it; "" where it is."""
     if not resolved.host.emulated:

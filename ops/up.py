@@ -83,6 +83,8 @@ def check(session: Session, progress: Progress) -> Plan:
         console.warn(f"not locked to a digest, {why}: {', '.join(names)}")
     say_emulation(plan)
     say_standins(plan)
+    for text in session.moved(plan):
+        console.warn(text)
     return plan
 
 

@@ -132,6 +132,7 @@ class Profile(StrEnum):
     CLOUD = "cloud"
     GRAPH = "graph"
     REPLICA = "replica"
+    VECTORS = "vectors"
 
 
 class Role(StrEnum):
@@ -755,6 +756,20 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A setting that decides what a service is made of: the value of the config key `key` names one of `options`.
+
+    An option is what it changes: a function from the service to the service as it then is. What it names thereby is
+    needed, and what another option names is not. moved: what a new value means for what is there already; `up` says it.
+    """
+
+    key: str
+    read: Callable[[Settings], str]
+    options: Mapping[str, Callable[[ServiceSpec], ServiceSpec]]
+    moved: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
     """Everything about one service. `name` equals its file's name."""
 
@@ -776,6 +791,7 @@ class ServiceSpec:
     proofs: tuple[Proof, ...] = ()
     model_memory: ModelMemory | None = None
     alternatives: tuple[Alternative, ...] = ()
+    choices: tuple[Choice, ...] = ()
     # It runs workflows: the job that imports those the settings select (automation/render.py adds them to its files).
     workflow_importer: Job | None = None
     counted_in: Zone | None = None  # whose share of the machine it takes; None: that of each container's first zone
