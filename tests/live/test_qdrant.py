@@ -259,10 +259,9 @@ def test_a_document_is_stored_and_found_in_qdrant(chat: Standing) -> None:
 CLIENT = """
 import uuid
 from open_webui.retrieval.vector.factory import VECTOR_DB_CLIENT as client
-from open_webui.retrieval.vector.main import VectorItem
 name = f"kit-test-{uuid.uuid4()}"
 def item(number, vector, **metadata):
-    return VectorItem(id=str(uuid.UUID(int=number)), text=f"text {number}", vector=vector, metadata=metadata)
+    return {"id": str(uuid.UUID(int=number)), "text": f"text {number}", "vector": vector, "metadata": metadata}
 first = item(1, [1.0] + [0.0] * 7, file_id="a", hash="x")
 client.upsert(name, [first, item(2, [0.0, 1.0] + [0.0] * 6, file_id="b", hash="y")])
 client.upsert(f"user-memory-{name}", [item(3, [1.0] + [0.0] * 7, file_id="c")])
