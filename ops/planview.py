@@ -11,7 +11,7 @@ from typing import Any
 
 from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
-from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone
+from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone, standin_in
 from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
 from stack.planning.budget import Use, card_need, models_need, models_room, unknown_models, use_of
 from stack.planning.resolve import holders
@@ -56,8 +56,8 @@ def table(
     lines += [f"{GAP}{line}" for line in _columns([HEADINGS, *rows], width - len(GAP))]
     lines += ["", *(f"{GAP}{line}" for line in _budget(resolved, width - len(GAP), bars=bars))]
     lines += [f"{GAP}{line}" for line in _measured_note(resolved, measured)]
-    if text := emulation(resolved):
-        lines += ["", f"{GAP}{text}"]
+    for text in (emulation(resolved), standins(resolved)):
+        lines += ["", f"{GAP}{text}"] if text else []
     if resolved.settings.down:
         lines += ["", f"{GAP}The stack is down: none of this runs. Volumes, secrets and users are kept."]
     return "\n".join(lines) + "\n"
@@ -109,6 +109,27 @@ def _published(service: PlannedService) -> Iterable[Publish]:
 def _zones(containers: Iterable[PlannedContainer]) -> list[str]:
     used = {zone for container in containers for zone in container.spec.zones}
     return [zone.value for zone in Zone if zone in used]
+
+
+def standins(resolved: Plan) -> str:
+    """Which images are stand-ins, and for what; "" where every server is the real one."""
+    found: list[str] = []
+    for pin in used_images(resolved):
+        if name := standin_in(image_reference(resolved.settings, pin)[0]):
+            found.append(f"{name} runs in place of {pin.repository}")
+    return f"{', '.join(found)}: a stand-in proves nothing about the real server" if found else ""
+
+
+def moved(resolved: Plan, before: Mapping[str, Any]) -> list[str]:
+    """What other values than `before` mean for what is there already. before: values by key, as they were last."""
+    found: list[str] = []
+    for service in resolved.running:
+        for choice in service.spec.choices:
+            was = before.get(choice.key) or settings.default_of(settings.KEYS[choice.key])
+            now = choice.read(resolved.settings)
+            if was != now and choice.moved:
+                found.append(f"{choice.key} {was} -> {now}: {choice.moved}")
+    return found
 
 
 def emulation(resolved: Plan) -> str:
@@ -354,6 +375,7 @@ def _container(container: PlannedContainer) -> dict[str, Any]:
         "name": container.docker_name,
         "image": container.image,
         "local_image": container.local_image,
+        "standin": bool(standin_in(container.image)),
         "memory_mb": limits.memory_mb,
         "cpus": limits.cpus,
         "gpu": limits.gpu,

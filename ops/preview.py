@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ops import console
 from ops.pulumirun import Pulumi, clear_stale_locks
 from ops.session import Session
 
@@ -11,9 +12,11 @@ from ops.session import Session
 def run(arguments: argparse.Namespace) -> int:
     """Pulumi's own exit code."""
     session = Session(arguments.stack)
-    session.plan()  # its problems first, all at once
+    plan = session.plan()  # its problems first, all at once
     pulumi: Pulumi = session.ready_pulumi()
     clear_stale_locks(session.state)
+    for text in session.moved(plan):  # before the configuration is the new one
+        console.warn(text)
     session.write_config(pulumi)
     flags = {
         "--refresh": arguments.refresh,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.capabilities import VARIABLE as CAPABILITIES
-from ops import imagelock, pulumirun, source, toolchain
+from ops import imagelock, planview, pulumirun, source, toolchain
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.paths import ROOT
@@ -17,7 +17,7 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import lock
+from stack import lock, settings
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
@@ -108,13 +108,13 @@ class Session:
         return result
 
     def built_images(self) -> dict[str, str]:
-        """The names our own images have or will have: computed from their recipes, no engine needed."""
-        from airgap.images import recipes, reference
+        """The names our own images have or will have, by pin: computed from their recipes, no engine needed."""
+        from airgap.images import by_pin, reference
 
-        return {recipe.name: reference(recipe) for recipe in recipes() if not recipe.is_base}
+        return {name: reference(recipe) for name, recipe in by_pin().items()}
 
     def wanted_images(self, plan: Plan) -> list[str]:
-        """The recipes behind the plan's images, and those every stack uses: files are delivered by `tools`."""
+        """The plan's pins that have a recipe, and those every stack uses: files are delivered by `tools`."""
         known = self.built_images()
         wanted = {pin.name for pin in used_images(plan)} | {"tools", "tiny-models"}
         return sorted(wanted & known.keys())
@@ -130,6 +130,12 @@ class Session:
     def plan(self, *, down: bool = False) -> Plan:
         """The resolved plan. SpecError with every problem when there is none."""
         return load_plan(self.root, self.stack, self.overrides(down=down))
+
+    def moved(self, plan: Plan) -> list[str]:
+        """What changed since the configuration was last written and matters to what is there already."""
+        before = self.state.merged_config()
+        known = {key: config_value(before, self.state.project, key) for key in settings.KEYS} if before else {}
+        return planview.moved(plan, known) if before else []
 
     def plan_or_problems(self) -> tuple[Plan | None, tuple[Problem, ...]]:
         """The plan, or what is wrong with it."""

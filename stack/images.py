@@ -118,6 +118,20 @@ POSTGRES = ImagePin(
     pinned="2026-11-21",
 )
 
+# A snapshot is restored by the same minor only. Its allocator is built for pages of 4 KiB: with those of 16 KiB, as on
+# a stock Raspberry Pi 5, it may end at once (github.com/qdrant/qdrant/issues/2474).
+# renovate: datasource=docker depName=qdrant/qdrant
+QDRANT = ImagePin(
+    name="qdrant",
+    repository="docker.io/qdrant/qdrant",
+    tag="v1.20.0-unprivileged",  # the same server, owned by uid 1000
+    arches=BOTH,
+    programs=frozenset({"bash", "sh"}),
+    size_mb=250,
+    pinned="2026-11-21",
+    page_sizes=frozenset({4096}),
+)
+
 # renovate: datasource=docker depName=redis
 REDIS = ImagePin(
     name="redis",

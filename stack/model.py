@@ -132,6 +132,7 @@ class Profile(StrEnum):
     CLOUD = "cloud"
     GRAPH = "graph"
     REPLICA = "replica"
+    VECTORS = "vectors"
 
 
 class Role(StrEnum):
@@ -153,13 +154,26 @@ class ImageSource(StrEnum):
     AIRGAP = "airgap"
 
 
+# How the image of a stand-in is named, and nothing else: a small server of ours that speaks what we use of a real one
+# that no package registry has. airgap/images names them so, and whatever people read finds them by it.
+STANDIN = "standin-"
+
+
+def standin_in(reference: str) -> str:
+    """The name of the stand-in that an image reference is of, "" when it is of a real server."""
+    name = reference.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    return name if name.startswith(STANDIN) else ""
+
+
 # The kernel's page sizes, in bytes: 4 KiB nearly everywhere, 16 KiB on a stock Raspberry Pi 5.
 EVERY_PAGE_SIZE = frozenset({4096, 16384})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePin:
-    """One image. `name` is also the recipe's name in airgap/images. `programs` are those a health probe may use.
+    """One image. `name` is also the recipe's name in airgap/images, or what follows STANDIN in it.
+
+    `programs` are those a health probe may use.
 
     `pinned` is the day (YYYY-MM-DD) on which somebody chose this tag: what is known about its age where no registry
     answers. `page_sizes` are the kernels' page sizes its programs run with: some are built for 4 KiB alone.
@@ -677,11 +691,15 @@ class OidcClient:
 
 @dataclass(frozen=True)
 class Proof:
-    """How a user would notice that the service works. `run` is "module:function" taking a ProofContext."""
+    """How a user would notice that the service works. `run` is "module:function" taking a ProofContext.
+
+    through: other services that must work for it to hold, and about which it would therefore say something.
+    """
 
     title: str
     run: str
     cleanup: str = ""
+    through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -738,6 +756,20 @@ class Alternative:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A setting that decides what a service is made of: the value of the config key `key` names one of `options`.
+
+    An option is what it changes: a function from the service to the service as it then is. What it names thereby is
+    needed, and what another option names is not. moved: what a new value means for what is there already; `up` says it.
+    """
+
+    key: str
+    read: Callable[[Settings], str]
+    options: Mapping[str, Callable[[ServiceSpec], ServiceSpec]]
+    moved: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
     """Everything about one service. `name` equals its file's name."""
 
@@ -759,6 +791,7 @@ class ServiceSpec:
     proofs: tuple[Proof, ...] = ()
     model_memory: ModelMemory | None = None
     alternatives: tuple[Alternative, ...] = ()
+    choices: tuple[Choice, ...] = ()
     # It runs workflows: the job that imports those the settings select (automation/render.py adds them to its files).
     workflow_importer: Job | None = None
     counted_in: Zone | None = None  # whose share of the machine it takes; None: that of each container's first zone

@@ -51,6 +51,7 @@ class Settings:
     ollama_backends: tuple[str, ...] = ()
     chat_language: str = "en"
     chat_page_settings: bool = False
+    vector_store: str = "pgvector"
     electricity_cents: int | None = None
     power_watts: int | None = None
     n8n_workers: int | None = None
@@ -290,6 +291,12 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 check=_matching(r"[a-z]{2,3}(-[A-Z]{2}|-[A-Z][a-z]{3})?", "language, such as en, de or pt-BR"),
             ),
             Key(field="chat_page_settings", kind=Kind.BOOLEAN, check=_same),
+            Key(
+                field="vector_store",
+                kind=Kind.STRING,
+                # Which there are says the file of the service that keeps something there.
+                check=_matching(r"[a-z][a-z0-9-]*", "store of vectors, such as pgvector"),
+            ),
             Key(field="electricity_cents", kind=Kind.INTEGER, check=_between(1, 10_000, "hundredths"), unset=0),
             Key(field="power_watts", kind=Kind.INTEGER, check=_between(1, 100_000, "watts"), unset=0),
             Key(field="n8n_workers", kind=Kind.INTEGER, check=_between(1, 32, "workers"), unset=0),

@@ -24,6 +24,7 @@ from stack.model import (
     Value,
     Zone,
 )
+from stack.planning.choices import settled, unknown
 from stack.planning.replicas import expanded
 from stack.settings import Settings
 from stack.words import did_you_mean, listed, shown
@@ -126,8 +127,9 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
 
 
 def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpec]) -> Selection:
-    """Count out replicas, select by profile and target, close over what each needs, find the start order."""
-    catalog = {spec.name: with_workflows(expanded(spec, settings), settings) for spec in services}
+    """Settle choices, count out replicas, select by profile and target, close over needs, find the start order."""
+    given = tuple(services)
+    catalog = {spec.name: with_workflows(expanded(settled(spec, settings), settings), settings) for spec in given}
     closure = _Closure(settings, host.target, catalog)
     closure.run()
     chosen = {name: catalog[name] for name in sorted(closure.chosen)}
@@ -135,6 +137,7 @@ def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpe
     order, cycles = start_order(edges)
     problems = [
         *_unknown_names(settings, catalog),
+        *unknown(given, settings),
         *closure.problems(),
         *(_cycle_problem(chosen, cycle) for cycle in cycles),
     ]

@@ -3,17 +3,21 @@
 Upstream: open-webui/open-webui. Facts: docs/services/open-webui.md
 """
 
+from dataclasses import replace
+
 from stack import images
 from stack.derive import models
 from stack.model import (
     Access,
     AsExport,
     BackupSet,
+    Choice,
     ClientId,
     ClientSecret,
     ContainerSpec,
     Database,
     DatabaseUrl,
+    Encoding,
     FromSettings,
     Generated,
     HealthCheck,
@@ -38,6 +42,29 @@ from stack.model import (
 DATA = "/app/backend/data"
 REDIS = Ref("redis", "redis", template="redis://:{password}@{host}:{port}/0", secrets=("password",))
 QUEUE = Ref("ollama", "queue")  # never Ollama itself
+
+KNOWLEDGE = Proof("a document is found by its meaning", "stack.proofs.open_webui:knowledge")
+
+
+def _in_qdrant(spec: ServiceSpec) -> ServiceSpec:
+    """The documents' vectors in Qdrant. The database keeps its extension: to go back needs nothing."""
+    (main,) = spec.containers
+    env = {name: value for name, value in main.env.items() if not name.startswith("PGVECTOR_")}
+    env |= {
+        "VECTOR_DB": "qdrant",
+        "QDRANT_URI": Ref("qdrant", "http"),
+        "QDRANT_API_KEY": Ref("qdrant", "http", template="{key}", secrets=("key",), encoding=Encoding.RAW),
+        "QDRANT_PREFER_GRPC": "false",
+        # Five collections, in which a field says whose a vector is. Otherwise every file is a collection of its own,
+        # with an index and a log of 32 MB.
+        "ENABLE_QDRANT_MULTITENANCY_MODE": "true",
+        "QDRANT_ON_DISK": "true",
+        "QDRANT_TIMEOUT": "30",  # the default of 5 s is short while a small machine indexes
+    }
+    through = replace(KNOWLEDGE, through=("qdrant",))
+    proofs = tuple(through if proof == KNOWLEDGE else proof for proof in spec.proofs)
+    return replace(spec, containers=(replace(main, env=env),), proofs=proofs)
+
 
 SERVICE = ServiceSpec(
     name="open-webui",
@@ -169,10 +196,19 @@ SERVICE = ServiceSpec(
         roles={"admin": "admin", "user": "*"},
         logout_path="/",
     ),
+    choices=(
+        Choice(
+            key="vectorStore",
+            read=lambda settings: settings.vector_store,
+            options={"pgvector": lambda spec: spec, "qdrant": _in_qdrant},
+            moved="no document of the chat is found until an administrator has had all indexed again "
+            "(docs/services/open-webui.md); the vectors that are there stay where they are",
+        ),
+    ),
     proofs=(
         Proof("a new user is in by single sign-on, and is no admin", "stack.proofs.open_webui:login"),
         Proof("a question gets an answer", "stack.proofs.open_webui:chat", "stack.proofs.open_webui:cleanup"),
-        Proof("a document is found by its meaning", "stack.proofs.open_webui:knowledge"),
+        KNOWLEDGE,
         Proof("without a login nothing is answered", "stack.proofs.open_webui:closed"),
     ),
 )
