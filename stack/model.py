@@ -123,15 +123,15 @@ class ZoneSpec:
     isolated: bool = False
 
 
-class Profile(StrEnum):
-    """A bundle of services that users choose by name; profiles.py says what each is for."""
+@dataclass(frozen=True, order=True)
+class Profile:
+    """A bundle of services that users choose by name.
 
-    API = "api"
-    AUTOMATION = "automation"
-    CHAT = "chat"
-    CLOUD = "cloud"
-    GRAPH = "graph"
-    REPLICA = "replica"
+    One service says what it is for (`summary`); others that belong to it give its name alone.
+    """
+
+    name: str
+    summary: str = ""
 
 
 class Role(StrEnum):
