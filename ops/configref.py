@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from stack import project
+from stack import catalog, project
 
 HEAD = """\
 <!-- Made from Pulumi.yaml by ops/configref.py. Change the descriptions there, then: pytest --update-goldens -->
@@ -16,6 +17,13 @@ differs from the default needs to be there. `./kit plan <stack>` says what follo
 
 | key | type | default | meaning |
 |---|---|---|---|
+"""
+
+PROFILES = """
+## Profiles
+
+| name in `profiles` | what it is for | services |
+|---|---|---|
 """
 
 TAIL = """
@@ -53,4 +61,12 @@ def render(root: Path) -> str:
         default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "none: it must be said"
         meaning = str(entry["description"]).translate(ESCAPED)
         lines.append(f"| `{name}` | {kind} | {default} | {meaning} |\n")
-    return HEAD + "".join(lines) + TAIL
+    return HEAD + "".join(lines) + PROFILES + "".join(_profiles()) + TAIL
+
+
+def _profiles() -> Iterator[str]:
+    """One line per profile, as the services' files say. What these need in turn comes with them."""
+    services = catalog.discover()
+    for name, summary in catalog.profiles(services).items():
+        members = [spec.name for spec in services if name in {profile.name for profile in spec.profiles}]
+        yield f"| `{name}` | {summary.translate(ESCAPED)} | {', '.join(members)} |\n"

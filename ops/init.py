@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import Any
 from ops import console, planview
 from ops.console import KitError
 from ops.paths import ROOT
-from stack import catalog, profiles, project, targets
+from stack import catalog, project, targets
 from stack import plan as planning
 from stack import settings as settings_module
 from stack.automation import render, templates
 from stack.automation.check import unfit_value
 from stack.automation.template import WorkflowTemplate
-from stack.model import Problem, Profile, SpecError, Target
+from stack.model import Problem, SpecError, Target
 from stack.plan import Plan
 from stack.settings import KEYS, Kind, Settings, stack_file
 
@@ -50,7 +50,13 @@ def _targets() -> Mapping[str, str]:
 
 
 def _profiles() -> Mapping[str, str]:
-    return {profile.value: profiles.PROFILES[profile] for profile in Profile}
+    return catalog.profiles(catalog.discover())
+
+
+def _run_workflows(names: Iterable[str]) -> bool:
+    """Whether one of the profiles brings who runs workflows."""
+    able = [spec for spec in catalog.discover() if spec.workflow_importer]
+    return any(profile.name in names for spec in able for profile in spec.profiles)
 
 
 def _templates() -> Mapping[str, str]:
@@ -67,7 +73,7 @@ QUESTIONS: tuple[Question, ...] = (
         key="workflows",
         text="Which workflow templates?",
         choices=_templates,
-        wanted=lambda answers: Profile.AUTOMATION.value in answers["profiles"],
+        wanted=lambda answers: _run_workflows(answers["profiles"]),
     ),
 )
 
@@ -121,7 +127,7 @@ def given(arguments: argparse.Namespace, root: Path) -> dict[str, Any]:
     schema = project.schema(root)
     defaults: dict[str, Any] = {
         "target": guess_target(),
-        "profiles": [Profile.CHAT.value],
+        "profiles": list(schema["profiles"]["default"]),
         "domain": schema["domain"]["default"],
         "models": ["llama3.2:1b"],
         "workflows": [],

@@ -37,7 +37,9 @@ WHO: Mapping[Access, str] = {
 def load_plan(root: Path, stack: str, overrides: Mapping[str, object] = MappingProxyType({})) -> Plan:
     """The plan of a stack from its files alone. SpecError with every problem when it cannot be planned."""
     services = catalog.discover()
-    decided = settings.from_files(root, stack, catalog.provided_keys(services), overrides)
+    decided = settings.from_files(
+        root, stack, catalog.provided_keys(services), overrides, profiles=catalog.profiles(services)
+    )
     return plan.build(decided, targets.profile(decided), services)
 
 
@@ -293,7 +295,7 @@ def as_json(resolved: Plan, measured: Mapping[str, Footprint] = MappingProxyType
         "target": host.target.value,
         "domain": resolved.settings.domain,
         "down": resolved.settings.down,
-        "profiles": [profile.value for profile in resolved.settings.profiles],
+        "profiles": list(resolved.settings.profiles),
         "host": {
             "arches": sorted(arch.value for arch in host.arches),
             "docker_host": host.docker_host,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,7 @@ def discover(package_dir: Path | None = None) -> tuple[ServiceSpec, ...]:
             problems.append(spec)
         else:
             found.append(spec)
+    problems += _profile_problems(found)
     if problems:
         raise SpecError("The services cannot be read", tuple(problems))
     return tuple(sorted(found, key=lambda spec: spec.name))
@@ -44,6 +45,31 @@ def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
     found = (secret.source.config_key for spec in services for secret in spec.secrets)
     of_workflows = templates.config_keys() if any(spec.workflow_importer for spec in services) else frozenset[str]()
     return frozenset(key for key in found if key) | of_workflows
+
+
+def profiles(services: Iterable[ServiceSpec]) -> Mapping[str, str]:
+    """What each profile is for, by its name."""
+    members = sorted({profile for spec in services for profile in spec.profiles})
+    return {profile.name: profile.summary for profile in members if profile.summary}
+
+
+def _profile_problems(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """A profile is described by one of its services, and by one alone."""
+    found: dict[str, list[ServiceSpec]] = {}
+    for spec in services:
+        for profile in spec.profiles:
+            found.setdefault(profile.name, [])
+            if profile.summary:
+                found[profile.name].append(spec)
+    for name, speakers in sorted(found.items()):
+        members = [spec.source for spec in services if name in {profile.name for profile in spec.profiles}]
+        if not speakers:
+            fix = f'say it in one of its services: Profile("{name}", "...")'
+            yield Problem(where=members[0], what=f'nobody says what profile "{name}" is for', fix=fix)
+        if len(speakers) > 1:
+            fix = f'leave it to one of them: Profile("{name}") in the others'
+            what = f'profile "{name}" is described in {" and ".join(spec.source for spec in speakers)}'
+            yield Problem(where=speakers[1].source, what=what, fix=fix)
 
 
 def _module(path: Path, *, standard: bool) -> ModuleType:

@@ -13,6 +13,29 @@ from stack.model import Arch, ImagePin
 
 BOTH = frozenset({Arch.AMD64, Arch.ARM64})
 
+# The last line before 2.0. Business Source License: to use, not to sell as a service.
+# renovate: datasource=docker depName=hashicorp/consul
+CONSUL = ImagePin(
+    name="consul",
+    repository="docker.io/hashicorp/consul",
+    tag="1.22.7",
+    arches=BOTH,
+    programs=frozenset({"consul", "curl", "sh", "wget"}),
+    size_mb=220,
+    pinned="2026-11-21",
+)
+
+# renovate: datasource=docker depName=dxflrs/garage
+GARAGE = ImagePin(
+    name="garage",
+    repository="docker.io/dxflrs/garage",
+    tag="v2.5.0",
+    arches=BOTH,
+    programs=frozenset({"/garage"}),  # one static program, and nothing beside it
+    size_mb=30,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=haproxy versioning=docker
 HAPROXY = ImagePin(
     name="haproxy",

@@ -123,16 +123,15 @@ class ZoneSpec:
     isolated: bool = False
 
 
-class Profile(StrEnum):
-    """A bundle of services that users choose by name; profiles.py says what each is for."""
+@dataclass(frozen=True, order=True)
+class Profile:
+    """A bundle of services that users choose by name.
 
-    API = "api"
-    AUTOMATION = "automation"
-    CHAT = "chat"
-    CLOUD = "cloud"
-    GRAPH = "graph"
-    REPLICA = "replica"
-    VECTORS = "vectors"
+    One service says what it is for (`summary`); others that belong to it give its name alone.
+    """
+
+    name: str
+    summary: str = ""
 
 
 class Role(StrEnum):
@@ -220,7 +219,11 @@ class ImageLock:
 
 
 class Encoding(StrEnum):
-    """How a secret is written so that its reader gets back exactly its bytes, whatever characters it has."""
+    """How a secret is written so that its reader gets back exactly its bytes, whatever characters it has.
+
+    The last four are one-way: what is written follows from the secret by SHA-256, in the one form that a program
+    takes, and the same secret always gives the same. NAME_24 may be seen by everybody.
+    """
 
     RAW = "raw"
     URL = "url"  # percent-encoded, for the userinfo part of a URL
@@ -228,6 +231,10 @@ class Encoding(StrEnum):
     PROPERTIES = "properties"  # a value in a Java .properties file that Keycloak's expander reads
     JSON = "json"  # a JSON string, its quotes included
     ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
+    HEX_32 = "hex-32"  # a key of 32 bytes, as 64 hexadecimal digits
+    BASE64_32 = "base64-32"  # a key of 32 bytes, as base64
+    UUID = "uuid"  # a random UUID (version 4) as to its form
+    NAME_24 = "name-24"  # 24 hexadecimal digits that name the secret and give nothing of it away
 
 
 @dataclass(frozen=True)

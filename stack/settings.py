@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
-from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, Profile, SpecError, Target
+from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
 from stack.words import did_you_mean, listed, shown
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Settings:
     http_port: int = 8080
     https_port: int = 8443
     admin_port: int = 8444
-    profiles: tuple[Profile, ...] = (Profile.CHAT,)
+    profiles: tuple[str, ...] = ("chat",)
     services: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
@@ -216,6 +216,7 @@ def _workflow_parameter(value: str) -> tuple[str, str]:
 
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
+_PROFILE = _matching(r"[a-z][a-z0-9-]*", "profile")
 _WORKFLOW = _matching(r"[a-z][a-z0-9-]*", "template's name: lower-case letters, digits and dashes")
 _MODEL_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _MODEL = _matching(
@@ -277,7 +278,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="http_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
-            Key(field="profiles", kind=Kind.ARRAY, check=_one_of(Profile, "profile")),
+            Key(field="profiles", kind=Kind.ARRAY, check=_PROFILE),
             Key(field="services", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
@@ -382,6 +383,7 @@ def load(
     secret_keys: Collection[str] = frozenset(),
     provided_keys: Collection[str] = frozenset(),
     *,
+    profiles: Collection[str] | None = None,
     retired: Mapping[str, RetiredKey] = RETIRED,
     from_engine: bool = True,
 ) -> Settings:
@@ -390,7 +392,7 @@ def load(
     from_engine: lists may arrive as JSON text, as the engine hands them over; in a file Pulumi refuses that.
 
     secret_keys: those whose values are encrypted. provided_keys: those under which services expect secrets. No
-    message ever shows the value of either.
+    message ever shows the value of either. profiles: those that there are, where that is to be checked.
     """
     problems: list[Problem] = []
     values: dict[str, Any] = {}
@@ -409,6 +411,7 @@ def load(
             problems.append(Problem(where=name, what="is encrypted", fix=fix))
         else:
             _read(key, raw[name], values, problems, from_engine)
+    problems += _profiles(values.get("profiles", ()), profiles)
     provided = _provided(stack, raw, secret_keys, provided_keys, problems)
     problems += _together(values)
     if problems:
@@ -520,6 +523,13 @@ def _provided(
     return present
 
 
+def _profiles(chosen: tuple[str, ...], known: Collection[str] | None) -> Iterator[Problem]:
+    for index, name in enumerate(chosen):
+        if known is not None and name not in known:
+            fix = f"is no profile. {did_you_mean(name, known)}Profiles: {listed(known)}"
+            yield Problem(where=f"profiles[{index}]", what=shown(name), fix=fix)
+
+
 def _together(values: Mapping[str, Any]) -> list[Problem]:
     """What is wrong only when keys are seen together."""
     problems: list[Problem] = []
@@ -554,8 +564,8 @@ def _aliases(aliases: Mapping[str, Mapping[str, int]], known: tuple[str, ...]) -
 # ---------------------------------------------------------------------------------------------------- sources
 
 
-def from_pulumi(provided_keys: Collection[str] | None = None) -> Settings:
-    """Settings of the stack that the engine is running. provided_keys: those of every service when None."""
+def from_pulumi(provided_keys: Collection[str] | None = None, profiles: Collection[str] | None = None) -> Settings:
+    """Settings of the stack that the engine is running. provided_keys, profiles: those of every service when None."""
     import pulumi
     from pulumi.runtime.config import CONFIG, is_config_secret
 
@@ -568,6 +578,7 @@ def from_pulumi(provided_keys: Collection[str] | None = None) -> Settings:
             {name.removeprefix(prefix): value for name, value in ours.items()},
             frozenset(name.removeprefix(prefix) for name in ours if is_config_secret(name)),
             _known_provided(provided_keys),
+            profiles=_known_profiles(profiles),
         ),
     )
 
@@ -584,6 +595,8 @@ def from_files(
     stack: str,
     provided_keys: Collection[str] | None = None,
     overrides: Mapping[str, object] = MappingProxyType({}),
+    *,
+    profiles: Collection[str] | None = None,
 ) -> Settings:
     """Settings of a stack from Pulumi.yaml's defaults and the stack's file, without an engine.
 
@@ -597,7 +610,12 @@ def from_files(
     return _locked(
         root,
         lambda: load(
-            stack, {**raw, **overrides}, secret_keys - set(overrides), _known_provided(provided_keys), from_engine=False
+            stack,
+            {**raw, **overrides},
+            secret_keys - set(overrides),
+            _known_provided(provided_keys),
+            profiles=_known_profiles(profiles),
+            from_engine=False,
         ),
     )
 
@@ -627,3 +645,11 @@ def _known_provided(provided_keys: Collection[str] | None) -> Collection[str]:
     from stack import catalog
 
     return catalog.provided_keys(catalog.discover())
+
+
+def _known_profiles(profiles: Collection[str] | None) -> Collection[str]:
+    if profiles is not None:
+        return profiles
+    from stack import catalog
+
+    return catalog.profiles(catalog.discover())

@@ -150,7 +150,7 @@ def app(**changes: Any) -> ServiceSpec:
         mounts=(Mount("data", "/data"),),
     )
     given = {
-        "profiles": frozenset({Profile.CHAT}),
+        "profiles": frozenset({Profile("chat")}),
         "containers": (box,),
         "databases": (Database("app"),),
         "volumes": (Volume("data", BackupSet.files()),),

@@ -20,9 +20,9 @@ REPOSITORY = "aikit.local/airgap"
 BUILD_FORMAT = "4"
 
 Kind = Literal["docker", "mmdebstrap"]
-SourceKind = Literal["debian", "go", "maven", "npm", "pypi", "own"]
+SourceKind = Literal["cargo", "debian", "go", "maven", "npm", "pypi", "own"]
 _KINDS: tuple[Kind, ...] = ("docker", "mmdebstrap")
-_SOURCE_KINDS: tuple[SourceKind, ...] = ("debian", "go", "maven", "npm", "pypi", "own")
+_SOURCE_KINDS: tuple[SourceKind, ...] = ("cargo", "debian", "go", "maven", "npm", "pypi", "own")
 _ARCHES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")

@@ -1,11 +1,14 @@
-"""How a secret is written so that its reader gets back exactly its bytes. One function per Encoding.
+"""How a secret is written so that its reader gets it as it must be. One function per Encoding.
 
 Every text is encoded as UTF-8. A NUL character is refused: no variable, file format or database here can hold it.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import uuid
 from urllib.parse import quote
 
 from stack.model import Encoding
@@ -28,6 +31,19 @@ def encode(value: str, encoding: Encoding) -> str:
             return json.dumps(value)
         case Encoding.ARGUMENT:
             return _argument(value)
+        case Encoding.HEX_32:
+            return _digest(encoding, value).hex()
+        case Encoding.BASE64_32:
+            return base64.b64encode(_digest(encoding, value)).decode()
+        case Encoding.UUID:
+            return str(uuid.UUID(bytes=_digest(encoding, value)[:16], version=4))
+        case Encoding.NAME_24:
+            return _digest(encoding, value).hex()[:24]
+
+
+def _digest(encoding: Encoding, value: str) -> bytes:
+    """32 bytes that follow from the secret, different ones for each encoding: a name tells nothing about a key."""
+    return hashlib.sha256(f"ai-kit {encoding.value}\0{value}".encode()).digest()
 
 
 def _redis(value: str) -> str:

@@ -162,7 +162,9 @@ class _Closure:
         self.target = target
         self.catalog = catalog
         self.out = {*settings.without, *settings.retired}
-        self.wanted = {spec.name: spec.profiles & set(settings.profiles) for spec in catalog.values()}
+        self.wanted = {
+            spec.name: {profile.name for profile in spec.profiles} & set(settings.profiles) for spec in catalog.values()
+        }
         self.roles = {name: needed_roles(spec) for name, spec in catalog.items()}
         self.chosen: set[str] = set()
         self.requesters: dict[str, set[str]] = {}

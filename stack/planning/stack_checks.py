@@ -165,7 +165,7 @@ def aliases(selection: Selection) -> Iterator[Problem]:
     """A name for several models needs somebody who reads it: a queue of connections does not look into questions."""
     if selection.settings.model_aliases and not any(Role.MODEL_API in spec.roles for spec in selection.chosen.values()):
         able = [spec for spec in selection.catalog.values() if Role.MODEL_API in spec.roles]
-        profiles = sorted({profile for spec in able for profile in spec.profiles})
+        profiles = sorted({profile.name for spec in able for profile in spec.profiles})
         ways = f"add the profile {' or '.join(profiles)}, or " if profiles else ""
         what = f"{listed(selection.settings.model_aliases)}: no service of this stack routes by model"
         yield Problem(where="modelAliases", what=what, fix=f"{ways}take the names out and ask the models by their own")

@@ -127,7 +127,9 @@ def _entry(name: str, model: str, base: str, mode: str, **more: str | int) -> di
 SERVICE = ServiceSpec(
     name="litellm",
     summary="One API for all models, with a key for each person",
-    profiles=frozenset({Profile.API}),
+    profiles=frozenset(
+        {Profile("api", "One OpenAI-compatible API for all models, with a key, a limit and a count for each person")}
+    ),
     roles=frozenset({Role.MODEL_API}),
     # The login needs the identity provider, the start does not: it asks for the issuer when first needed.
     containers=(

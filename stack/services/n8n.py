@@ -228,7 +228,9 @@ RUNNER = ContainerSpec(
 SERVICE = ServiceSpec(
     name="n8n",
     summary="Workflows: webhooks, schedules, other services",
-    profiles=frozenset({Profile.AUTOMATION}),
+    profiles=frozenset(
+        {Profile("automation", "Workflows that answer webhooks, run on a schedule and call other services")}
+    ),
     containers=(MAIN, WORKER, RUNNER),
     jobs=(
         Job(

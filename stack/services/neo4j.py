@@ -87,7 +87,7 @@ ADOPT = Template(
 SERVICE = ServiceSpec(
     name="neo4j",
     summary="Graph database",
-    profiles=frozenset({Profile.GRAPH}),
+    profiles=frozenset({Profile("graph", "A graph database for services and workflows")}),
     containers=(
         ContainerSpec(
             image=images.NEO4J,

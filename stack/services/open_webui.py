@@ -69,7 +69,7 @@ def _in_qdrant(spec: ServiceSpec) -> ServiceSpec:
 SERVICE = ServiceSpec(
     name="open-webui",
     summary="Chat with local models, documents included",
-    profiles=frozenset({Profile.CHAT}),
+    profiles=frozenset({Profile("chat", "Chat with local models in a browser, documents included")}),
     # Its login needs the identity provider, its start does not: it asks for the issuer at the first login.
     containers=(
         ContainerSpec(

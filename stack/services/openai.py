@@ -26,7 +26,14 @@ from stack.model import (
 SERVICE = ServiceSpec(
     name="openai",
     summary="The way out to OpenAI, where no local model answers",
-    profiles=frozenset({Profile.CLOUD}),
+    profiles=frozenset(
+        {
+            Profile(
+                "cloud",
+                "Answers from OpenAI, or who speaks like it, where no local model can: questions leave the machine",
+            )
+        }
+    ),
     containers=(
         ContainerSpec(
             image=images.HAPROXY,

@@ -43,7 +43,9 @@ primary_slot_name = '{SLOT}'
 SERVICE = ServiceSpec(
     name="postgres-replica",
     summary="A second copy of the database, a moment behind",
-    profiles=frozenset({Profile.REPLICA}),
+    profiles=frozenset(
+        {Profile("replica", "A second copy of the database, a moment behind, to go on with when the first is lost")}
+    ),
     targets=frozenset({Target.DEV, Target.GPU}),  # a Pi has one disk, and no memory to keep a copy of what is on it
     containers=(
         ContainerSpec(

@@ -59,7 +59,7 @@ storage:
 SERVICE = ServiceSpec(
     name="qdrant",
     summary="Vector database",
-    profiles=frozenset({Profile.VECTORS}),
+    profiles=frozenset({Profile("vectors", "A vector database for services and workflows")}),
     containers=(
         ContainerSpec(
             image=images.QDRANT,

@@ -14,7 +14,7 @@ from stack import plan as planning
 from stack import targets
 from stack.catalog import discover
 from stack.derive import models, oidc, runtime, values
-from stack.model import ImageSource, Profile, Role, ServiceSpec, Target
+from stack.model import ImageSource, Role, ServiceSpec, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
 from stack.settings import Settings
@@ -108,7 +108,7 @@ class _OneService(Plan):
 def stack(
     name: str,
     folder: Path,
-    *profiles: Profile,
+    *profiles: str,
     plain: Callable[[SecretKey], bool] = lambda _: False,
     catalogue: tuple[ServiceSpec, ...] = (),
     start: bool = True,

@@ -20,7 +20,6 @@ import pytest
 
 from ops import frontdoor
 from stack.derive import models
-from stack.model import Profile
 from tests.live import standing, trial
 from tests.live.standing import Standing, inside
 from tests.live.trial import HOSTILE, docker
@@ -38,7 +37,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     with standing.stack(
         "api",
         tmp_path_factory.mktemp("authority"),
-        *(Profile.API, Profile.CLOUD),
+        *("api", "cloud"),
         plain=lambda key: key.name in ("session-key", "master-key") or key.owner == "openai",
         provided_secrets=frozenset({"openaiApiKey"}),
         openai_url="https://standin-openai:8443/compatible/v1",

@@ -23,7 +23,7 @@ from stack import targets
 from stack.catalog import discover
 from stack.derive import runtime, values
 from stack.derive.runtime import ContainerPlan, JobPlan
-from stack.model import ImageSource, Profile, Target
+from stack.model import ImageSource, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
 from stack.proofs import n8n
@@ -128,7 +128,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     settings = Settings(
         stack=STACK,
         target=Target.DEV,
-        profiles=(Profile.AUTOMATION,),
+        profiles=("automation",),
         http_port=18562,
         https_port=18563,
         admin_port=18564,

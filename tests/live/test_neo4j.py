@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import pytest
 
 from stack.derive.runtime import ContainerPlan, JobPlan
-from stack.model import Profile
 from stack.plan import SecretKey
 from tests.live import standing, trial
 from tests.live.standing import Standing
@@ -29,7 +28,7 @@ PASSWORD = SecretKey("neo4j", "password")
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("authority")
-    with standing.stack("graph", folder, Profile.GRAPH, http_port=18632, https_port=18633, admin_port=18634) as up:
+    with standing.stack("graph", folder, "graph", http_port=18632, https_port=18633, admin_port=18634) as up:
         yield up
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from stack.derive.runtime import ContainerPlan, JobPlan
-from stack.model import Profile
 from stack.plan import SecretKey
 from tests.live import standing, trial
 from tests.live.standing import Standing
@@ -32,7 +31,7 @@ HOSTILE = "k'e\"y$d${e}\\f`g h#i%j{k};&|<>!*?~@:/[]=+,^\\n: - yes"
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("authority")
-    with standing.stack("vectors", folder, Profile.VECTORS, start=False) as up:
+    with standing.stack("vectors", folder, "vectors", start=False) as up:
         up.trial.values[KEY] = HOSTILE
         up.trial.up()
         yield up
@@ -228,7 +227,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     with standing.stack(
         "chatvectors",
         folder,
-        Profile.CHAT,
+        "chat",
         plain=lambda key: key.name.startswith("session"),
         start=False,
         vector_store="qdrant",

@@ -14,7 +14,7 @@ from stack import plan as planning
 from stack import targets
 from stack.catalog import discover
 from stack.derive import models, runtime
-from stack.model import ImageSource, Profile, Target
+from stack.model import ImageSource, Target
 from stack.settings import Settings
 from tests.live.trial import HOSTILE, Authority, Trial, docker, eventually
 
@@ -61,7 +61,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     settings = Settings(
         stack=STACK,
         target=Target.DEV,
-        profiles=(Profile.CHAT, Profile.REPLICA),
+        profiles=("chat", "replica"),
         images=ImageSource.AIRGAP,
         # Only the database is started here: the others' images need not be there.
         airgap_images={**dict.fromkeys(names, built["postgres"]), **built},

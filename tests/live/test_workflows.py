@@ -23,7 +23,7 @@ from stack import targets
 from stack.automation import render, templates
 from stack.catalog import discover
 from stack.derive import models, runtime
-from stack.model import ImageSource, Profile, Target
+from stack.model import ImageSource, Target
 from stack.plan import Plan, SecretKey
 from stack.settings import Settings
 from tests.live import trial
@@ -113,7 +113,7 @@ def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
     settings = Settings(
         stack=STACK,
         target=Target.DEV,
-        profiles=(Profile.AUTOMATION,),
+        profiles=("automation",),
         workflows=SELECTED,
         workflow_parameters=PARAMETERS,
         models=models.TINY_CHAT,

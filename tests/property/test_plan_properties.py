@@ -84,7 +84,7 @@ def catalogs(draw: st.DrawFn) -> Generated:
             make.service(
                 name,
                 containers=(box,),
-                profiles=frozenset({Profile.CHAT}) if name in roots else frozenset(),
+                profiles=frozenset({Profile("chat")}) if name in roots else frozenset(),
                 needs=tuple(sorted(named)),
                 databases=(Database(name),) if has_database else (),
                 volumes=(Volume("data", BackupSet()),) if has_volume else (),
@@ -169,7 +169,7 @@ PAIRABLE = [each for each in ANY if each.name not in NOT_IN_PAIRS and not each.n
 
 @given(catalogs(), st.lists(st.sampled_from(PAIRABLE), min_size=2, max_size=2, unique_by=lambda each: each.name))
 def test_two_faults_are_two_problems(generated: Generated, pair: list[Breakage]) -> None:
-    spare = [make.service(name, profiles=frozenset({Profile.CHAT})) for name in ("x", "y")]
+    spare = [make.service(name, profiles=frozenset({Profile("chat")})) for name in ("x", "y")]
     broken = [each.change(spec) for each, spec in zip(pair, spare, strict=True)]
     with pytest.raises(SpecError) as caught:
         planned((*generated.services, *broken))

@@ -102,14 +102,14 @@ def test_a_stand_in_without_its_name_and_a_name_without_a_stand_in_are_refused(c
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     change("redis", standin_for="a server")
-    (copied / "tools").rename(copied / "standin-tools")
-    change("standin-tools", name="standin-tools")
+    (copied / "haproxy").rename(copied / "standin-haproxy")
+    change("standin-haproxy", name="standin-haproxy")
     with pytest.raises(RecipeError) as caught:
         recipes(copied)
     assert len([problem for problem in caught.value.problems if "begins with 'standin-'" in problem]) == 2
     change("redis", standin_for="")
-    change("standin-tools", standin_for="a shell")
-    assert {each.name: each.pin for each in recipes(copied)}["standin-tools"] == "tools"
+    change("standin-haproxy", standin_for="a proxy")
+    assert {each.name: each.pin for each in recipes(copied)}["standin-haproxy"] == "haproxy"
     shutil.copytree(copied / "redis", copied / "standin-redis")
     change("standin-redis", name="standin-redis", standin_for="Redis")
     recipes.cache_clear()

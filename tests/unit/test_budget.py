@@ -32,7 +32,7 @@ from stack.planning.limits import cores, limits_of
 from stack.settings import Settings
 from tests import factories as make
 
-CHAT = frozenset({Profile.CHAT})
+CHAT = frozenset({Profile("chat")})
 
 
 def named_models(settings: Settings) -> tuple[str, ...]:

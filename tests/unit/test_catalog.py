@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stack import catalog
-from stack.model import Generated, InTemplate, Provided, Secret, SpecError
+from stack.model import Generated, InTemplate, Profile, Provided, Secret, SpecError
 from tests import factories as make
 
 GOOD = """
@@ -51,6 +51,34 @@ def test_a_file_with_a_fault_shows_its_own_line(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("SERVICE = nowhere")
     with pytest.raises(NameError, match="nowhere"):
         catalog.discover(tmp_path)
+
+
+def test_profiles_are_those_that_services_describe() -> None:
+    described = make.service("x", profiles=frozenset({Profile("b", "what b is for"), Profile("a", "what a is for")}))
+    joins = make.service("y", profiles=frozenset({Profile("b")}))
+    assert catalog.profiles([joins, described]) == {"a": "what a is for", "b": "what b is for"}
+    assert "chat" in catalog.profiles(catalog.discover())
+
+
+def test_a_profile_is_described_once(tmp_path: Path) -> None:
+    body = GOOD.replace("import Command", "import Profile, Command").replace(
+        "summary=", "profiles=frozenset({{{profiles}}}), summary="
+    )
+    for name, profiles in (
+        ("a", "Profile('one', 'x'), Profile('none')"),
+        ("b", "Profile('one', 'x'), Profile('fine')"),
+        ("c", "Profile('fine', 'y')"),
+    ):
+        (tmp_path / f"{name}.py").write_text(body.format(name=name, profiles=profiles))
+    with pytest.raises(SpecError) as caught:
+        catalog.discover(tmp_path)
+    assert [(problem.where, problem.what) for problem in caught.value.problems] == [
+        ("stack/services/a.py", 'nobody says what profile "none" is for'),
+        (
+            "stack/services/b.py",
+            'profile "one" is described in stack/services/a.py and stack/services/b.py',
+        ),
+    ]
 
 
 def test_provided_keys_are_those_of_all_services() -> None:

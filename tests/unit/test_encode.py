@@ -108,11 +108,43 @@ READERS: dict[Encoding, Callable[[str], str]] = {
 }
 
 
-def test_every_encoding_has_a_reader() -> None:
-    assert set(READERS) == set(Encoding)
+# Nobody reads the secret out of these: each has a form that a program asks for.
+FORMS: dict[Encoding, str] = {
+    Encoding.HEX_32: "[0-9a-f]{64}",
+    Encoding.BASE64_32: "[A-Za-z0-9+/]{43}=",
+    Encoding.UUID: "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    Encoding.NAME_24: "[0-9a-f]{24}",
+}
 
 
-@pytest.mark.parametrize("encoding", Encoding)
+def test_every_encoding_has_a_reader_or_a_form() -> None:
+    assert set(READERS) | set(FORMS) == set(Encoding)
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+@given(secret=SECRETS, other=SECRETS)
+@example(secret=HOSTILE, other=HOSTILE + " ")
+def test_a_one_way_encoding_has_its_form_and_follows_from_the_secret_alone(
+    encoding: Encoding, secret: str, other: str
+) -> None:
+    text = encode(secret, encoding)
+    assert re.fullmatch(FORMS[encoding], text)
+    assert text == encode(secret, encoding)
+    assert (text == encode(other, encoding)) == (secret == other)
+
+
+def test_what_may_be_seen_is_no_part_of_what_may_not() -> None:
+    assert encode("x", Encoding.NAME_24) not in encode("x", Encoding.HEX_32)
+    assert len({encode("x", encoding)[:8] for encoding in FORMS}) == len(FORMS)
+
+
+def test_one_way_encodings_stay_as_they_are() -> None:
+    """Another text is another key: objects would be lost to whoever has the old one."""
+    assert encode("x", Encoding.HEX_32) == "4dbf0f1654bbb5f56e5bed26e0d45d2c9e89cd3e8e7ffd6e3527a5dd7421e8a0"
+    assert encode("x", Encoding.UUID) == "acdb0578-01f0-4cfc-b0a7-4b0120eeb544"
+
+
+@pytest.mark.parametrize("encoding", READERS)
 @given(secret=SECRETS)
 @example(secret=HOSTILE)
 @example(secret="")

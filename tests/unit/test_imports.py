@@ -63,7 +63,7 @@ RULES = (
     Rule(name="words need nothing of ours", files=("stack/words.py",), never=ENGINES, only=()),
     Rule(
         name="what is decided knows no engine",
-        files=(*PURE, "stack/targets.py", "stack/zones.py", "stack/profiles.py", "stack/images.py", "stack/catalog.py"),
+        files=(*PURE, "stack/targets.py", "stack/zones.py", "stack/images.py", "stack/catalog.py"),
         never=(*ENGINES, "components", "ops", "airgap", "stack.deploy"),
     ),
     Rule(

@@ -14,7 +14,7 @@ import pytest
 from stack.catalog import discover
 from stack.derive import cloud, ingress, runtime
 from stack.derive.values import SecretPiece
-from stack.model import BackupSet, Profile, SpecError, Target, Zone
+from stack.model import BackupSet, SpecError, Target, Zone
 from stack.plan import Plan, build
 from stack.settings import Settings
 from stack.targets import profile
@@ -25,7 +25,7 @@ API = next(spec for spec in SERVICES if spec.name == "litellm")
 MODEL_PATHS = [path for path in API.routes[0].paths if path.startswith("/v1/")]
 
 
-def planned(*profiles: Profile, target: Target = Target.DEV, **changes: Any) -> Plan:
+def planned(*profiles: str, target: Target = Target.DEV, **changes: Any) -> Plan:
     settings = Settings(
         stack="test", target=target, profiles=profiles, provided_secrets=frozenset({"openaiApiKey"}), **changes
     )
@@ -54,13 +54,13 @@ def test_the_default_stack_has_none_of_them() -> None:
 @pytest.mark.parametrize("target", Target)
 def test_they_fit_every_target(target: Target) -> None:
     room = {"memory_mb": 16384} if target is Target.PI else {}  # with 8 GB it is the API or the monitoring
-    plan = planned(Profile.API, Profile.CHAT, target=target, **room)
+    plan = planned("api", "chat", target=target, **room)
     assert plan.service("litellm").why == ("profile api",)
-    assert [service.name for service in planned(Profile.GRAPH, target=target).services] == ["neo4j"]
+    assert [service.name for service in planned("graph", target=target).services] == ["neo4j"]
 
 
 def test_models_are_the_settings_and_only_the_queue_is_asked() -> None:
-    plan = planned(Profile.API, models=("a:1b", "b:2b"), embedding_model="e", memory_mb=16384, model_memory_mb=8192)
+    plan = planned("api", models=("a:1b", "b:2b"), embedding_model="e", memory_mb=16384, model_memory_mb=8192)
     entries = {entry["model_name"]: entry["litellm_params"] for entry in litellm(plan)["model_list"]}
     assert {name: entry["model"] for name, entry in entries.items()} == {
         "a:1b": "ollama_chat/a:1b",
@@ -75,8 +75,8 @@ def test_models_are_the_settings_and_only_the_queue_is_asked() -> None:
 def test_a_name_for_two_models_is_two_entries_with_their_shares() -> None:
     names = {"assistant": {"kit-tiny-chat": 80, "kit-tiny-chat-b": 20}}
     plan = planned(
-        Profile.API,
-        Profile.CLOUD,
+        "api",
+        "cloud",
         models=("kit-tiny-chat", "kit-tiny-chat-b"),
         embedding_model="e",
         model_aliases=names,
@@ -90,7 +90,7 @@ def test_a_name_for_two_models_is_two_entries_with_their_shares() -> None:
 
 
 def test_the_cloud_is_offered_when_its_profile_is_chosen_and_the_first_of_it_steps_in() -> None:
-    plan = planned(Profile.API, Profile.CLOUD, models=("a:1b",), openai_models=("x", "y"))
+    plan = planned("api", "cloud", models=("a:1b",), openai_models=("x", "y"))
     whole = litellm(plan)
     entries = {entry["model_name"]: entry["litellm_params"] for entry in whole["model_list"]}
     assert entries["x"]["api_base"] == entries["y"]["api_base"] == "http://openai:8080/v1"
@@ -98,7 +98,7 @@ def test_the_cloud_is_offered_when_its_profile_is_chosen_and_the_first_of_it_ste
 
 
 def test_the_key_of_the_cloud_is_in_one_container_and_asked_for() -> None:
-    plan = planned(Profile.API, Profile.CLOUD)
+    plan = planned("api", "cloud")
     for each in runtime.build(plan).containers:
         pieces = {piece.key.owner for file in each.files for piece in file.text if isinstance(piece, SecretPiece)}
         assert ("openai" in pieces) == (each.service == "openai"), each.name
@@ -108,7 +108,7 @@ def test_the_key_of_the_cloud_is_in_one_container_and_asked_for() -> None:
 
 
 def test_only_the_way_out_leaves_the_machine() -> None:
-    plan = planned(Profile.API, Profile.CLOUD)
+    plan = planned("api", "cloud")
     out = {service.name for service in plan.running for c in service.spec.containers if Zone.EGRESS in c.zones}
     assert out == {"openai", "ollama"}  # Ollama: to fetch models
 
@@ -122,7 +122,7 @@ def test_only_the_way_out_leaves_the_machine() -> None:
     ],
 )
 def test_the_way_out_asks_one_host_over_verified_tls(url: str, host: str, rewrite: str | None) -> None:
-    text = cloud.config(planned(Profile.CLOUD, openai_url=url))
+    text = cloud.config(planned("cloud", openai_url=url))
     servers = [line for line in text.splitlines() if line.strip().startswith("server ")]
     assert len(servers) == 1 and "ssl verify required" in servers[0]
     assert f"set-header Host {host}\n" in text
@@ -131,7 +131,7 @@ def test_the_way_out_asks_one_host_over_verified_tls(url: str, host: str, rewrit
 
 
 def test_what_people_reach_is_the_same_list_at_the_front_door_and_inside() -> None:
-    plan = planned(Profile.API)
+    plan = planned("api")
     front = ingress.config(plan)
     line = next(line for line in front.splitlines() if "if host_api !{" in line)
     exact, below = re.findall(r"!\{ path -m (?:str|beg) ([^}]*) \}", line)
@@ -148,14 +148,14 @@ def test_a_path_that_could_be_read_as_something_else_is_refused() -> None:
             for spec in SERVICES
         )
 
-    settings = planned(Profile.API).settings
+    settings = planned("api").settings
     for path in ("v1", "/a b", "/a }", "/%61", ""):
         with pytest.raises(SpecError, match="paths"):
             build(settings, profile(settings), changed(path))
 
 
 def test_litellm_tells_nobody_and_fetches_nothing() -> None:
-    plan = planned(Profile.API)
+    plan = planned("api")
     env, whole = container(plan, "litellm").env, litellm(plan)
     assert env["LITELLM_LOCAL_MODEL_COST_MAP"] == "true" and env["DISABLE_ADMIN_UI"] == "true"
     assert whole["litellm_settings"]["telemetry"] is False
@@ -170,7 +170,7 @@ def test_litellm_tells_nobody_and_fetches_nothing() -> None:
 
 @pytest.mark.parametrize("target", Target)
 def test_the_graph_fits_its_limit(target: Target) -> None:
-    plan = planned(Profile.GRAPH, target=target)
+    plan = planned("graph", target=target)
     text = file_text(plan, "neo4j", "neo4j.conf")
     units = {"m": 1, "g": 1024}
 
@@ -186,7 +186,7 @@ def test_the_graph_fits_its_limit(target: Target) -> None:
 
 
 def test_the_graph_is_in_the_data_zone_alone_and_backed_up_while_stopped() -> None:
-    plan = planned(Profile.GRAPH)
+    plan = planned("graph")
     spec = plan.service("neo4j").spec
     assert {zone for each in spec.containers for zone in each.zones} == {Zone.DATA}
     assert not spec.routes and spec.volumes[0].backup == BackupSet(exclude=("native/*",), stop=True)

@@ -77,11 +77,11 @@ def test_a_name_stands_for_one_choice() -> None:
 
 def test_aliases_need_a_service_that_routes_by_model() -> None:
     decided = settings(models=["a:1b", "b:1b"], modelAliases=["x = a:1b 50, b:1b 50"], profiles=["chat"])
-    without = (service("talk", profiles=frozenset({Profile.CHAT})),)
+    without = (service("talk", profiles=frozenset({Profile("chat")})),)
     with pytest.raises(SpecError) as caught:
         build(decided, profile(decided), without)
     assert "no service of this stack routes by model" in str(caught.value)
-    router = service("router", profiles=frozenset({Profile.CHAT}), roles=frozenset({Role.MODEL_API}))
+    router = service("router", profiles=frozenset({Profile("chat")}), roles=frozenset({Role.MODEL_API}))
     assert build(decided, profile(decided), (*without, router)).settings.model_aliases
 
 

@@ -11,7 +11,7 @@ from stack import images
 from stack.catalog import discover, provided_keys
 from stack.derive import ingress, runtime
 from stack.derive.values import SecretPiece
-from stack.model import Generated, Profile, SpecError, Target, Zone
+from stack.model import Generated, SpecError, Target, Zone
 from stack.plan import Plan, SecretKey, build
 from stack.proofs import n8n as proofs
 from stack.settings import Settings, load
@@ -21,7 +21,7 @@ SERVICES = discover()
 
 
 def planned(target: Target = Target.DEV, **changes: object) -> Plan:
-    profiles = (Profile.AUTOMATION, Profile.CHAT)
+    profiles = ("automation", "chat")
     if target is Target.PI and not changes.keys() & {"memory_mb", "monitoring_mb"}:
         changes["memory_mb"] = 16384  # with 8 GB it is the workflows or the monitoring
     settings = Settings(stack="test", target=target, profiles=profiles, **changes)  # pyright: ignore[reportArgumentType]

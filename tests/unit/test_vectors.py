@@ -16,7 +16,7 @@ from stack.catalog import discover
 from stack.derive import runtime
 from stack.derive.encode import encode
 from stack.derive.values import SecretPiece
-from stack.model import BackupSet, Choice, ImageSource, NoBackup, Profile, SpecError, Target, Zone
+from stack.model import BackupSet, Choice, ImageSource, NoBackup, SpecError, Target, Zone
 from stack.plan import Plan, SecretKey, build
 from stack.planning.choices import settled
 from stack.settings import KEYS, Settings, default_of
@@ -30,7 +30,7 @@ KEY = SecretKey("qdrant", "key")
 HOSTILE = "".join(map(chr, range(0x21, 0x7F))) + " yes: no # {}"
 
 
-def planned(*profiles: Profile, target: Target = Target.DEV, **changes: Any) -> Plan:
+def planned(*profiles: str, target: Target = Target.DEV, **changes: Any) -> Plan:
     pages = {"page_size": 4096} if target is Target.PI else {}
     settings = Settings(stack="test", target=target, profiles=profiles, **{**pages, **changes})
     return build(settings, profile(settings), SERVICES)
@@ -47,18 +47,18 @@ def env_of(plan: Plan, name: str) -> dict[str, object]:
 
 
 def test_the_default_stack_has_none() -> None:
-    assert "qdrant" not in {service.name for service in planned(Profile.CHAT).services}
+    assert "qdrant" not in {service.name for service in planned("chat").services}
 
 
 @pytest.mark.parametrize("target", Target)
 def test_it_stands_alone_and_fits_every_target(target: Target) -> None:
-    assert [service.name for service in planned(Profile.VECTORS, target=target).services] == ["qdrant"]
+    assert [service.name for service in planned("vectors", target=target).services] == ["qdrant"]
     room = {"memory_mb": 16384} if target is Target.PI else {}  # with 8 GB it is the vectors or the monitoring
-    assert planned(Profile.CHAT, Profile.VECTORS, target=target, **room).service("qdrant").why == ("profile vectors",)
+    assert planned("chat", "vectors", target=target, **room).service("qdrant").why == ("profile vectors",)
 
 
 def test_the_data_zone_alone_and_its_files_backed_up_while_stopped() -> None:
-    spec = planned(Profile.VECTORS).service("qdrant").spec
+    spec = planned("vectors").service("qdrant").spec
     assert {zone for each in spec.containers for zone in each.zones} == {Zone.DATA}
     assert not spec.routes
     backups = {volume.name: volume.backup for volume in spec.volumes}
@@ -67,7 +67,7 @@ def test_the_data_zone_alone_and_its_files_backed_up_while_stopped() -> None:
 
 @pytest.mark.parametrize("target", Target)
 def test_the_configuration_is_yaml_whatever_the_key_is(target: Target) -> None:
-    server = container(planned(Profile.VECTORS, target=target), "qdrant")
+    server = container(planned("vectors", target=target), "qdrant")
     text = next(file.text for file in server.files if file.name == "qdrant.yaml")
     secrets = [piece for piece in text if isinstance(piece, SecretPiece)]
     assert [piece.key for piece in secrets] == [KEY]
@@ -93,13 +93,13 @@ def test_the_script_puts_the_key_into_no_argument() -> None:
 
 
 def test_documents_are_in_the_database_by_default() -> None:
-    env = env_of(planned(Profile.CHAT), "open-webui")
+    env = env_of(planned("chat"), "open-webui")
     assert env["VECTOR_DB"] == "pgvector" and "PGVECTOR_DB_URL" in env
     assert not [name for name in env if "QDRANT" in name]
 
 
 def test_documents_in_qdrant_bring_it_and_say_why() -> None:
-    plan = planned(Profile.CHAT, vector_store="qdrant")
+    plan = planned("chat", vector_store="qdrant")
     assert plan.service("qdrant").why == ("open-webui",)
     assert "qdrant" in plan.service("open-webui").starts_after
     found = container(plan, "open-webui")
@@ -112,31 +112,31 @@ def test_documents_in_qdrant_bring_it_and_say_why() -> None:
 
 
 def test_going_back_needs_nothing_of_the_database() -> None:
-    (database,) = planned(Profile.CHAT, vector_store="qdrant").service("open-webui").spec.databases
+    (database,) = planned("chat", vector_store="qdrant").service("open-webui").spec.databases
     assert "vector" in database.extensions
 
 
 def test_only_the_proof_that_goes_through_it_says_so() -> None:
-    proofs = planned(Profile.CHAT, vector_store="qdrant").service("open-webui").spec.proofs
+    proofs = planned("chat", vector_store="qdrant").service("open-webui").spec.proofs
     assert [proof.run.split(":")[1] for proof in proofs if proof.through] == ["knowledge"]
-    assert not [proof for proof in planned(Profile.CHAT).service("open-webui").spec.proofs if proof.through]
+    assert not [proof for proof in planned("chat").service("open-webui").spec.proofs if proof.through]
 
 
 def test_one_without_the_other_is_refused() -> None:
     with pytest.raises(SpecError, match=r'without\[0\]: "qdrant"\n +open-webui needs it'):
-        planned(Profile.CHAT, vector_store="qdrant", without=("qdrant",))
+        planned("chat", vector_store="qdrant", without=("qdrant",))
 
 
 @pytest.mark.parametrize("store", ["chroma", "qdrand", "postgres", "redis"])
 def test_another_store_is_refused_with_those_there_are(store: str) -> None:
     with pytest.raises(SpecError, match=rf'vectorStore: "{store}"\n +is none for open-webui\. .*pgvector, qdrant'):
-        planned(Profile.CHAT, vector_store=store)
+        planned("chat", vector_store=store)
 
 
 def test_a_kernel_with_large_pages_is_told_the_way_out() -> None:
     for changes in ({"vector_store": "qdrant"}, {"services": ("qdrant",)}):
         with pytest.raises(SpecError, match=r"image qdrant runs with 4 KiB pages only(.|\n)*kernel8\.img"):
-            planned(Profile.CHAT, target=Target.PI, page_size=16384, **changes)
+            planned("chat", target=Target.PI, page_size=16384, **changes)
 
 
 # ---------------------------------------------------------------------------------------------------- choices
@@ -174,7 +174,7 @@ def test_what_a_change_means_for_what_is_there_is_said(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    before, after = planned(Profile.CHAT), planned(Profile.CHAT, vector_store="qdrant")
+    before, after = planned("chat"), planned("chat", vector_store="qdrant")
     (said,) = planview.moved(after, {})
     assert said.startswith("vectorStore pgvector -> qdrant: no document of the chat is found until")
     assert not planview.moved(after, {"vectorStore": "qdrant"}) and not planview.moved(before, {})
@@ -188,9 +188,9 @@ def test_what_a_change_means_for_what_is_there_is_said(
 
 def test_the_plan_as_an_object_says_what_is_a_stand_in() -> None:
     built = {name: f"aikit.local/airgap/{name}:1-0123456789ab" for name in ("qdrant", "tools")}
-    real = planned(Profile.VECTORS, images=ImageSource.AIRGAP, airgap_images=built)
+    real = planned("vectors", images=ImageSource.AIRGAP, airgap_images=built)
     standin = {**built, "qdrant": "aikit.local/airgap/standin-qdrant:1-0123456789ab"}
-    plan = planned(Profile.VECTORS, images=ImageSource.AIRGAP, airgap_images=standin)
+    plan = planned("vectors", images=ImageSource.AIRGAP, airgap_images=standin)
     for each, there in ((real, False), (plan, True)):
         (found,) = planview.as_json(each)["services"]
         assert [container["standin"] for container in found["containers"]] == [there]

@@ -35,7 +35,7 @@ from stack.automation.template import (
 )
 from stack.derive import runtime
 from stack.derive.values import SecretPiece
-from stack.model import Problem, Profile, SpecError, Target
+from stack.model import Problem, SpecError, Target
 from stack.settings import Settings
 
 TEMPLATE = WorkflowTemplate(
@@ -284,7 +284,7 @@ def stack(**changes: Any) -> Settings:
     base = Settings(
         stack="dev",
         target=Target.DEV,
-        profiles=(Profile.AUTOMATION,),
+        profiles=("automation",),
         models=("kit-tiny-chat",),
         provided_secrets=templates.config_keys(),
     )
@@ -326,7 +326,7 @@ def test_a_parameter_without_a_default_must_be_said_and_a_secret_be_set() -> Non
 
 def test_workflows_without_anybody_to_run_them_are_refused() -> None:
     assert ("workflows", "nothing in this stack runs workflows") in refused(
-        stack(profiles=(Profile.CHAT,), workflows=("summarise-url",))
+        stack(profiles=("chat",), workflows=("summarise-url",))
     )
 
 

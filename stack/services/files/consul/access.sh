@@ -1,0 +1,99 @@
+#!/bin/sh
+# Makes the token that only reads, takes away tokens that were rotated out, and then asks as services do: who leads,
+# where a service is. `up` runs it after the start, `prove` whenever somebody asks.
+set -eu
+umask 077
+
+export CONSUL_HTTP_TOKEN_FILE=/run/kit/management
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+stop() { echo "$1"; exit 1; }
+
+# ask METHOD PATH TOKEN-FILE BODY: sets `status` and the file body. What is secret goes through the connection, not into
+# an argument of a program. Our end stays open until the answer is there.
+ask() {
+    rm -f "$work/request"
+    mkfifo "$work/request"
+    nc -w 30 "$KIT_HOST" "$KIT_PORT" <"$work/request" >"$work/answer" 2>/dev/null &
+    exec 3>"$work/request"
+    {
+        {
+            printf '%s\n' "$1 $2 HTTP/1.0" "Host: $KIT_HOST:$KIT_PORT" "Content-Length: ${#4}"
+            [ -z "$3" ] || printf 'X-Consul-Token: %s\n' "$(cat "$3")"
+            echo
+        } | sed 's/$/\r/'
+        printf %s "$4"
+    } >&3 || true
+    wait $! || true
+    exec 3>&-
+    status=$(head -n 1 "$work/answer" | cut -d ' ' -f 2)
+    sed '1,/^\r$/d' "$work/answer" >"$work/body"
+}
+
+refused() { stop "$1: answered ${status:-nothing}: $(head -c 300 "$work/body")"; }
+
+# A server that was only just elected has its tokens a moment later.
+tries=0
+ask GET /v1/acl/token/self /run/kit/management ''
+while [ "$status" != 200 ] && [ $tries -lt 20 ]; do
+    tries=$((tries + 1))
+    sleep 1
+    ask GET /v1/acl/token/self /run/kit/management ''
+done
+[ "$status" = 200 ] || refused "This volume does not know the token of this stack: it was made by another, or the state
+that had it is gone. Nothing was changed. Go back to the state that made it, or start with an empty volume
+(./kit down --data removes it with all others); the server"
+
+# ------------------------------------------------------------------------------------------------------- tokens
+
+consul acl policy read -name kit-reader >/dev/null 2>&1 ||
+    consul acl policy create -name kit-reader -description 'reads the catalogue' -rules @/run/kit/reader.hcl >/dev/null
+consul acl policy update -name kit-reader -rules @/run/kit/reader.hcl >/dev/null 2>&1 ||
+    stop 'the policy of readers could not be written'
+
+ask GET /v1/acl/token/self /run/kit/reader ''
+if [ "$status" != 200 ]; then
+    ask PUT /v1/acl/token /run/kit/management \
+        "{\"SecretID\": \"$(cat /run/kit/reader)\", \"Description\": \"kit reader\", \"Policies\": [{\"Name\": \"kit-reader\"}]}"
+    [ "$status" = 200 ] || refused 'the token of readers was not made'
+fi
+
+# Those of ours that have another secret were rotated out. Tokens that people made stay.
+consul acl token list >"$work/tokens"
+awk '
+    BEGIN { getline management <"/run/kit/management"; getline reader <"/run/kit/reader" }
+    /^AccessorID:/ { accessor = $2 }
+    /^SecretID:/ { secret = $2 }
+    /^Description:/ {
+        ours = $0 ~ /: +kit reader$/ || $0 ~ /: +Initial Management Token$/
+        if (ours && secret != management && secret != reader) print accessor
+    }
+' "$work/tokens" >"$work/old"
+while read -r accessor; do
+    consul acl token delete -accessor-id "$accessor" >/dev/null
+    echo "an older token is gone"
+done <"$work/old"
+
+# ------------------------------------------------------------------------------------------------- as services ask
+
+ask GET /v1/status/leader '' ''
+leader=$(tr -d '"\n' <"$work/body")
+[ "$status" = 200 ] && [ -n "$leader" ] || refused 'there is no leader'
+ask GET /v1/catalog/services /run/kit/reader ''
+[ "$status" = 200 ] || refused 'the catalogue was not read'
+listed=$(grep -o '"[a-z0-9-]*": *\[' "$work/body" | cut -d '"' -f 2 | sort)
+found=''
+for name in $listed; do
+    ask GET "/v1/catalog/service/$name" /run/kit/reader ''
+    [ "$status" = 200 ] && grep -q '"ServicePort": *[1-9]' "$work/body" || refused "$name was not found with the token"
+    found="$found $name"
+done
+[ -n "$found" ] || stop 'the catalogue is empty'
+ask GET /v1/catalog/services '' ''
+if [ "$status" = 200 ] && grep -q '"[a-z0-9-]*": *\[' "$work/body"; then stop 'the catalogue was read without a token'; fi
+ask PUT /v1/kv/kit-proof '' 'x'
+[ "$status" = 403 ] || refused 'a key was written without a token'
+ask PUT /v1/kv/kit-proof /run/kit/reader 'x'
+[ "$status" = 403 ] || refused 'a key was written with the token that only reads'
+echo "led by $leader; found with a token alone:$found"
