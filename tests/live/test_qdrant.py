@@ -273,12 +273,15 @@ client.delete(name, ids=[str(uuid.UUID(int=2))])
 print(client.has_collection(name), client.has_collection(f"user-memory-{name}"))
 client.delete_collection(f"user-memory-{name}")
 print(client.has_collection(f"user-memory-{name}"), client.has_collection("kit-nobody"))
+client.reset()
 """
 
 
 def test_open_webuis_own_client_does_all_it_does(chat: Standing) -> None:
     """Its module, its settings and its client, run once more beside it: every call it has for documents."""
-    exports = 'for f in /run/kit/env/*; do v=$(cat "$f"; printf x); export "${f##*/}"="${v%x}"; done; exec python3 -'
+    exports = 'for f in /run/kit/env/*; do v=$(cat "$f"; printf x); export "${f##*/}"="${v%x}"; done;'
+    # Its own collections: a collection's vectors are of one size.
+    exports += " export QDRANT_COLLECTION_PREFIX=kit-test; exec python3 -"
     printed = docker("exec", "-i", chat.name("open-webui"), "bash", "-c", exports, data=CLIENT.encode())
     assert printed.strip().splitlines()[-5:] == [
         "open_webui.retrieval.vector.dbs.qdrant_multitenancy True 2 2",
