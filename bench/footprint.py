@@ -1,6 +1,7 @@
 """What each service of a running stack takes when nobody uses it: the figures that ./kit plan shows beside the limits.
 
     .venv/bin/python -m bench.footprint [STACK] [--minutes N] [--only SERVICE ...]
+    .venv/bin/python -m bench.footprint [STACK] --profiles    # measures nothing: sums what is known, by profile
 
 The figure is the anonymous memory of the container's cgroup (the page cache goes when somebody needs it, so it is left
 out), the median of a sample every five seconds over N minutes, summed over a service's containers. It is written to
@@ -14,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from ops.console import KitError
 from ops.engine import DockerApi
 from ops.enginestate import look
 from ops.paths import ROOT
-from ops.planview import FOOTPRINTS
+from ops.planview import FOOTPRINTS, footprints, load_plan
 from ops.session import Session
+from stack.catalog import discover, profiles
+from stack.model import SpecError
 from stack.plan import Plan
 
 EVERY_S = 5.0
@@ -140,12 +143,34 @@ def by_service(
     return result
 
 
+def by_profile(stack: str) -> Iterator[str]:
+    """A line for each profile alone, with all that it needs: MB idle, and which services nobody has measured."""
+    for profile in profiles(discover()):
+        # Room for anything: the sum is asked for, not whether it fits.
+        try:
+            plan = load_plan(ROOT, stack, {"profiles": [profile], "memoryMb": 2**20})
+        except SpecError as error:
+            yield f"  {profile:<12} not planned: {'; '.join(problem.where for problem in error.problems)}"
+            continue
+        known = footprints(ROOT, plan.host.target)
+        names = [service.name for service in plan.running if service.containers]
+        unknown = [name for name in names if name not in known]
+        idle = sum(known[name].idle_mb for name in names if name in known)
+        yield f"  {profile:<12} {idle:7.0f} MB  {', '.join(name for name in names if name in known)}" + (
+            f"; not measured: {', '.join(unknown)}" if unknown else ""
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench.footprint", description=__doc__)
     parser.add_argument("stack", nargs="?", default="dev")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to watch (%(default)s)")
     parser.add_argument("--only", action="append", default=[], metavar="SERVICE", help="only this one; repeatable")
+    parser.add_argument("--profiles", action="store_true", help="what is known, summed for each profile")
     arguments = parser.parse_args()
+    if arguments.profiles:
+        print(*by_profile(arguments.stack), sep="\n")
+        return
     session = Session(arguments.stack)
     plan = session.plan()
     if session.docker_host:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -134,6 +135,16 @@ def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | Progress) -> b
             run.close()
             report.finished(outcomes, len(plan.proofs))
     return not any(outcome.problem for outcome in [*outcomes, *left_behind])
+
+
+@contextmanager
+def acting(outputs: StackOutputs, plan: Plan, service: str) -> Iterator[ProofContext]:
+    """What a proof of the service is given, for something else, such as a measurement. Nothing is reported."""
+    run = _Run(outputs, plan, Steps(Progress(io.StringIO(), tty=False, environ={})))
+    try:
+        yield _Context(run, service)
+    finally:
+        run.close()
 
 
 class _Run:
