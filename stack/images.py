@@ -13,6 +13,18 @@ from stack.model import Arch, ImagePin
 
 BOTH = frozenset({Arch.AMD64, Arch.ARM64})
 
+# The maker has ended it with this line (docs/services/flowise.md): there may never be a newer one.
+# renovate: datasource=docker depName=flowiseai/flowise
+FLOWISE = ImagePin(
+    name="flowise",
+    repository="docker.io/flowiseai/flowise",
+    tag="3.1.4",
+    arches=BOTH,
+    programs=frozenset({"flowise", "node", "sh"}),
+    size_mb=3000,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=haproxy versioning=docker
 HAPROXY = ImagePin(
     name="haproxy",

@@ -130,6 +130,7 @@ class Profile(StrEnum):
     AUTOMATION = "automation"
     CHAT = "chat"
     CLOUD = "cloud"
+    FLOWS = "flows"
     GRAPH = "graph"
     REPLICA = "replica"
 

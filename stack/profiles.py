@@ -11,6 +11,7 @@ PROFILES: Mapping[Profile, str] = {
     Profile.AUTOMATION: "Workflows that answer webhooks, run on a schedule and call other services",
     Profile.CHAT: "Chat with local models in a browser, documents included",
     Profile.CLOUD: "Answers from OpenAI, or who speaks like it, where no local model can: questions leave the machine",
+    Profile.FLOWS: "Flows of prompts, models and documents, drawn in a browser and called over HTTP",
     Profile.GRAPH: "A graph database for services and workflows",
     Profile.REPLICA: "A second copy of the database, a moment behind, to go on with when the first is lost",
 }

@@ -152,7 +152,7 @@ REFUSED: list[tuple[str, object, str, str]] = [
         "profiles",
         ["chat", "chta"],
         "profiles[1]",
-        'is no profile. Did you mean "chat"? Profiles: api, automation, chat, cloud, graph, replica',
+        'is no profile. Did you mean "chat"? Profiles: api, automation, chat, cloud, flows, graph, replica',
     ),
     ("profiles", ["chat", "chat"], "profiles[1]", "twice"),
     ("profiles", "chat", "profiles", "is no list"),
