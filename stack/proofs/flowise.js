@@ -43,7 +43,7 @@ async function login() {
 async function node(name, id, inputs, output) {
 	const defined = await call('GET', `nodes/${name}`);
 	const defaults = Object.fromEntries((defined.inputs ?? []).map((input) => [input.name, input.default ?? '']));
-	const { inputs: params, ...rest } = defined;
+	const { inputs: params, credential, ...rest } = defined; // the definition's credential is a field, a flow's is an id
 	const data = {
 		...rest,
 		id,
