@@ -114,6 +114,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
         https_port=18703,
         admin_port=18704,
     ) as up:
+        up.make_realm()  # where the proofs look for throw-away users that somebody left
         up.settle("flowise")
         yield Flow(up)
 
