@@ -82,7 +82,6 @@ CLOSED_NODES = (
     "puppeteerWebScraper",
     "sqlDatabaseChain",
     "sqliteAgentMemory",
-    "unstructuredFolderLoader",
 )
 
 # Asked without any login, even from inside, though no flow that is called needs them.

@@ -50,7 +50,7 @@ const headers = { 'content-type': 'application/json', 'x-forwarded-proto': 'http
 })();
 """
 
-# The names of nodes whose own file, or one beside it that they use, asks for a sandbox or for a program.
+# The names of nodes whose own file asks for a sandbox or for a program. A helper beside it is not looked at.
 RUNS_CODE = """
 const fs = require('node:fs');
 const path = require('node:path');
@@ -59,7 +59,8 @@ const names = new Set();
 for (const file of fs.readdirSync(top, { recursive: true }).filter((name) => name.endsWith('.js'))) {
   const text = fs.readFileSync(path.join(top, file), 'utf8');
   const found = /^        this\\.name = '([^']+)'/m.exec(text);
-  if (found && /executeJavaScriptCode|'stdio'\\)|child_process|NodeVM/.test(text)) names.add(found[1]);
+  if (!found || !text.includes('nodeClass:')) continue;
+  if (/executeJavaScriptCode|'stdio'\\)|child_process|NodeVM/.test(text)) names.add(found[1]);
 }
 console.log(JSON.stringify([...names]));
 """
