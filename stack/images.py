@@ -25,6 +25,18 @@ CONSUL = ImagePin(
     pinned="2026-11-21",
 )
 
+# Said, by one source that nobody here could check, to be its last line (docs/services/flowise.md).
+# renovate: datasource=docker depName=flowiseai/flowise
+FLOWISE = ImagePin(
+    name="flowise",
+    repository="docker.io/flowiseai/flowise",
+    tag="3.1.4",
+    arches=BOTH,
+    programs=frozenset({"flowise", "node", "sh"}),
+    size_mb=3000,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=dxflrs/garage
 GARAGE = ImagePin(
     name="garage",
