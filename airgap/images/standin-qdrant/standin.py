@@ -355,6 +355,11 @@ class Server(ThreadingHTTPServer):
         self.store, self.engine, self.key, self.limit = store, engine, key.encode(), limit
         super().__init__(address, Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who hangs up before the answer is read, as the health probe does, is no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
