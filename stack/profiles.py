@@ -13,4 +13,5 @@ PROFILES: Mapping[Profile, str] = {
     Profile.CLOUD: "Answers from OpenAI, or who speaks like it, where no local model can: questions leave the machine",
     Profile.GRAPH: "A graph database for services and workflows",
     Profile.REPLICA: "A second copy of the database, a moment behind, to go on with when the first is lost",
+    Profile.SUPABASE: "A backend for apps of one's own: users, and a REST API over tables that are private by row",
 }
