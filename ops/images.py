@@ -35,7 +35,8 @@ class Row:
 
     locked_by: images.lock.json, "first up" or stack/images.py. Of an image that is built here, digest is the hash of
     its recipe's content, built_version what it is of, arches this machine's. moved: what the tag stands for now, where
-    that is not what is locked. unknown: why the registry says nothing.
+    that is not what is locked. unknown: why the registry says nothing. standin: what runs in its place, where it is not
+    the real server, by name.
     """
 
     name: str
@@ -52,15 +53,20 @@ class Row:
     used_by: tuple[str, ...]
     moved: str
     unknown: str
+    standin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What a recipe makes on this machine: of which version, the hash of its content, for which architecture."""
+    """What a recipe makes on this machine: of which version, the hash of its content, for which architecture.
+
+    standin: its name, where it is a stand-in.
+    """
 
     version: str
     content: str
     arch: str
+    standin: str = ""
 
 
 def rows(
@@ -103,11 +109,12 @@ def rows(
                 newest=newest(tags[pin.repository], pin.tag) if pin.repository in tags else "",
                 age_days=(today - made).days if made else None,
                 arches=tuple(sorted(arches)),
-                source="built here" if here else "registry",
+                source=("stand-in, built here" if here.standin else "built here") if here else "registry",
                 built_version=here.version if here else "",
                 used_by=tuple(users.get(pin.name, ())),
                 moved=there.digest if there and digest and not here and there.digest != digest else "",
                 unknown=answers.unknown.get(pin.tagged, ""),
+                standin=here.standin if here else "",
             )
         )
     return found
@@ -119,15 +126,17 @@ def table(found: Iterable[Row]) -> list[str]:
     lines: list[tuple[str, ...]] = [COLUMNS]
     for row in audited:
         digest = f"{row.digest.removeprefix('sha256:')[:12]} ({row.locked_by or 'not locked'})" if row.digest else ""
-        origin = f"built here, {row.built_version}" if row.built_version else row.repository.partition("/")[0]
+        origin = f"{row.source}, {row.built_version}" if row.built_version else row.repository.partition("/")[0]
         age = f"{row.age_days} d" if row.age_days is not None else f"{UNKNOWN}, pinned {row.pinned or 'one day'}"
         new = "-" if row.newest == row.tag else row.newest or UNKNOWN
         users = ", ".join(row.used_by)
-        lines.append((row.name, row.tag, digest or "not locked", new, age, " ".join(row.arches), origin, users))
+        name = row.standin or row.name
+        lines.append((name, row.tag, digest or "not locked", new, age, " ".join(row.arches), origin, users))
     text = console.table(lines)
     notes = [f"{row.name}: the tag {row.tag} now stands for {row.moved[:19]}" for row in audited if row.moved]
     if notes:
         notes.append("what is locked stays in use; to take what the tags are now: ./kit images lock")
+    notes += [f"{row.standin} is a stand-in for {row.repository}, not that image" for row in audited if row.standin]
     reasons = sorted({row.unknown for row in audited if row.unknown})
     if reasons:
         notes += [*reasons, "so what is newest, and how old an image is, cannot be said of theirs"]
@@ -152,12 +161,17 @@ def audit(session: Session, plan: Plan, client: Client | None = None, today: dat
 
     with ThreadPoolExecutor(max_workers=imagelock.MAX_THREADS, thread_name_prefix="tags") as pool:
         tags = {name: found for name, found in pool.map(listed, answering) if found is not None}
-    from airgap.images import content_hash, recipes
+    from airgap.images import by_pin, content_hash
     from airgap.images.recipe import host_arch
 
     built = {
-        recipe.name: Built(version=recipe.version, content=content_hash(recipe)[:12], arch=host_arch())
-        for recipe in recipes()
+        pin: Built(
+            version=recipe.version,
+            content=content_hash(recipe)[:12],
+            arch=host_arch(),
+            standin=recipe.name if recipe.standin_for else "",
+        )
+        for pin, recipe in by_pin().items()
     }
     committed = lock.read(session.root).registry
     return rows(plan, answers, tags, committed, built, today or datetime.now(UTC).date())

@@ -11,7 +11,7 @@ from typing import Any
 
 from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
-from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone
+from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone, standin_in
 from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
 from stack.planning.budget import Use, card_need, models_need, models_room, unknown_models, use_of
 from stack.planning.resolve import holders
@@ -57,8 +57,8 @@ def table(
     lines += [f"{GAP}{line}" for line in left_out(resolved)]
     lines += ["", *(f"{GAP}{line}" for line in _budget(resolved, width - len(GAP), bars=bars))]
     lines += [f"{GAP}{line}" for line in _measured_note(resolved, measured)]
-    if text := emulation(resolved):
-        lines += ["", f"{GAP}{text}"]
+    for text in (emulation(resolved), standins(resolved)):
+        lines += ["", f"{GAP}{text}"] if text else []
     if resolved.settings.down:
         lines += ["", f"{GAP}The stack is down: none of this runs. Volumes, secrets and users are kept."]
     return "\n".join(lines) + "\n"
@@ -116,6 +116,15 @@ def _published(service: PlannedService) -> Iterable[Publish]:
 def _zones(containers: Iterable[PlannedContainer]) -> list[str]:
     used = {zone for container in containers for zone in container.spec.zones}
     return [zone.value for zone in Zone if zone in used]
+
+
+def standins(resolved: Plan) -> str:
+    """Which images are stand-ins, and for what; "" where every server is the real one."""
+    found: list[str] = []
+    for pin in used_images(resolved):
+        if name := standin_in(image_reference(resolved.settings, pin)[0]):
+            found.append(f"{name} runs in place of {pin.repository}")
+    return f"{', '.join(found)}: a stand-in proves nothing about the real server" if found else ""
 
 
 def emulation(resolved: Plan) -> str:
@@ -362,6 +371,7 @@ def _container(container: PlannedContainer) -> dict[str, Any]:
         "name": container.docker_name,
         "image": container.image,
         "local_image": container.local_image,
+        "standin": bool(standin_in(container.image)),
         "memory_mb": limits.memory_mb,
         "cpus": limits.cpus,
         "gpu": limits.gpu,

@@ -29,7 +29,10 @@ _LOG_LINES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One proof, tried. problem: "" when it holds. look: commands that show more."""
+    """One proof, tried. problem: "" when it holds. look: commands that show more.
+
+    standins: those that it was made against; then it counts for nothing where the real servers run.
+    """
 
     service: str
     title: str
@@ -38,6 +41,7 @@ class Outcome:
     step: str = ""
     problem: str = ""
     look: tuple[str, ...] = ()
+    standins: tuple[str, ...] = ()
 
 
 class Reporter(Protocol):
@@ -73,6 +77,8 @@ class Steps:
             return
         if outcome.notes:
             self._step.title += f" ({', '.join(outcome.notes)})"
+        if outcome.standins:
+            self._step.title += f" [stand-in: {', '.join(outcome.standins)}]"
         self._step.note(outcome.problem)
         problem = ProofError(outcome.problem) if outcome.problem else None
         with suppress(ProofError):
@@ -95,12 +101,17 @@ def hints(outcome: Outcome) -> tuple[str, ...]:
 
 def summary(outcomes: Sequence[Outcome], planned: int) -> str:
     """The last line."""
-    proven = sum(1 for outcome in outcomes if not outcome.problem)
+    holding = [outcome for outcome in outcomes if not outcome.problem]
+    proven = f"{len(holding)} of {planned} proven"
+    weak = [outcome for outcome in holding if outcome.standins]
+    if weak:
+        names = ", ".join(sorted({name for outcome in weak for name in outcome.standins}))
+        proven += f", {len(weak)} of them against a stand-in only ({names}), which counts nothing for the real server"
     if len(outcomes) < planned:
-        return f"{proven} of {planned} proven, {planned - len(outcomes)} not tried."
-    if proven == len(outcomes):
-        return f"{proven} of {planned} proven."
-    return f"{proven} of {planned} proven. The stack is up; this is not."
+        return f"{proven}, {planned - len(outcomes)} not tried."
+    if len(holding) == len(outcomes):
+        return f"{proven}."
+    return f"{proven}. The stack is up; this is not."
 
 
 def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | Progress) -> bool:
@@ -114,7 +125,8 @@ def prove(outputs: StackOutputs, plan: Plan, reporter: Reporter | Progress) -> b
     left_behind: list[Outcome] = []
     try:
         for owned in plan.proofs:
-            outcomes.append(run.attempt(owned.owner, owned.item.title, owned.item.run))
+            standins = plan.standins(owned.owner, *owned.item.through)
+            outcomes.append(run.attempt(owned.owner, owned.item.title, owned.item.run, standins))
     finally:
         try:
             left_behind = run.clean_up()
@@ -140,13 +152,13 @@ class _Run:
         self._user_browser: httpx.Client | None = None
         self._admin_browser: httpx.Client | None = None
 
-    def attempt(self, service: str, title: str, target: str) -> Outcome:
+    def attempt(self, service: str, title: str, target: str, standins: tuple[str, ...] = ()) -> Outcome:
         """Run one function of a proof module, report how it went. Only an interrupt leaves this."""
 
         def call(context: _Context) -> None:
             _function(target)(context)
 
-        return self._attempt(service, title, call, self._look(service))
+        return self._attempt(service, title, call, self._look(service), standins)
 
     def clean_up(self) -> list[Outcome]:
         """Remove every throw-away person, of this run and earlier ones, everywhere. Returns what could not be done."""
@@ -164,7 +176,12 @@ class _Run:
         return [outcome for outcome in tried if outcome.problem]
 
     def _attempt(
-        self, service: str, title: str, function: Callable[[_Context], None], look: tuple[str, ...]
+        self,
+        service: str,
+        title: str,
+        function: Callable[[_Context], None],
+        look: tuple[str, ...],
+        standins: tuple[str, ...] = (),
     ) -> Outcome:
         self.report.begins(service, title)
         context = _Context(self, service)
@@ -190,6 +207,7 @@ class _Run:
                 step=context.current if problem else "",
                 problem=problem,
                 look=look if problem else (),
+                standins=standins,
             )
             self.report.ended(outcome)
         return outcome

@@ -108,13 +108,13 @@ class Session:
         return result
 
     def built_images(self) -> dict[str, str]:
-        """The names our own images have or will have: computed from their recipes, no engine needed."""
-        from airgap.images import recipes, reference
+        """The names our own images have or will have, by pin: computed from their recipes, no engine needed."""
+        from airgap.images import by_pin, reference
 
-        return {recipe.name: reference(recipe) for recipe in recipes() if not recipe.is_base}
+        return {name: reference(recipe) for name, recipe in by_pin().items()}
 
     def wanted_images(self, plan: Plan) -> list[str]:
-        """The recipes behind the plan's images, and those every stack uses: files are delivered by `tools`."""
+        """The plan's pins that have a recipe, and those every stack uses: files are delivered by `tools`."""
         known = self.built_images()
         wanted = {pin.name for pin in used_images(plan)} | {"tools", "tiny-models"}
         return sorted(wanted & known.keys())

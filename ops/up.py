@@ -84,7 +84,14 @@ def check(session: Session, progress: Progress) -> Plan:
     say_emulation(plan)
     for line in planview.left_out(plan):
         console.warn(line)
+    say_standins(plan)
     return plan
+
+
+def say_standins(plan: Plan) -> None:
+    """Every time: whoever relies on what runs has to know that it is not the real server."""
+    if text := planview.standins(plan):
+        console.warn(text)
 
 
 def say_emulation(plan: Plan) -> None:
@@ -213,6 +220,8 @@ def closing(
     urls = [(service.name, plan.url(route)) for service in plan.running for route in service.spec.routes]
     ca = shlex.quote(str(session.state.ca_file))
     head = {True: "is up and proven", False: "is up, but not everything works", None: "is up"}[proven]
+    if found := plan.standins():
+        head += f", with {', '.join(found)} in place of the real thing"
     login = f"  log in      as {outputs.get('adminUser', 'admin-user')}; the password: ./kit status{name} --show-login"
     return [
         f"stack {session.stack} {head} ({duration(seconds)})",

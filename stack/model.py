@@ -154,13 +154,26 @@ class ImageSource(StrEnum):
     AIRGAP = "airgap"
 
 
+# How the image of a stand-in is named, and nothing else: a small server of ours that speaks what we use of a real one
+# that no package registry has. airgap/images names them so, and whatever people read finds them by it.
+STANDIN = "standin-"
+
+
+def standin_in(reference: str) -> str:
+    """The name of the stand-in that an image reference is of, "" when it is of a real server."""
+    name = reference.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    return name if name.startswith(STANDIN) else ""
+
+
 # The kernel's page sizes, in bytes: 4 KiB nearly everywhere, 16 KiB on a stock Raspberry Pi 5.
 EVERY_PAGE_SIZE = frozenset({4096, 16384})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePin:
-    """One image. `name` is also the recipe's name in airgap/images. `programs` are those a health probe may use.
+    """One image. `name` is also the recipe's name in airgap/images, or what follows STANDIN in it.
+
+    `programs` are those a health probe may use.
 
     `pinned` is the day (YYYY-MM-DD) on which somebody chose this tag: what is known about its age where no registry
     answers. `page_sizes` are the kernels' page sizes its programs run with: some are built for 4 KiB alone.
@@ -708,11 +721,15 @@ class OidcClient:
 
 @dataclass(frozen=True)
 class Proof:
-    """How a user would notice that the service works. `run` is "module:function" taking a ProofContext."""
+    """How a user would notice that the service works. `run` is "module:function" taking a ProofContext.
+
+    through: other services that must work for it to hold, and about which it would therefore say something.
+    """
 
     title: str
     run: str
     cleanup: str = ""
+    through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

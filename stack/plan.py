@@ -24,10 +24,11 @@ from stack.model import (
     Signed,
     SpecError,
     Volume,
+    standin_in,
 )
 from stack.planning import stack_checks
 from stack.planning.limits import limits_of
-from stack.planning.resolve import Selection, resolve
+from stack.planning.resolve import Selection, holders, resolve
 from stack.planning.service_checks import SERVICE_CHECKS
 from stack.settings import Settings, stack_file
 
@@ -153,6 +154,12 @@ class Plan:
     @property
     def proofs(self) -> tuple[Owned[Proof], ...]:
         return tuple(Owned(s.name, item) for s in self.services if not s.retired for item in s.spec.proofs)
+
+    def standins(self, *names: str) -> tuple[str, ...]:
+        """The stand-ins that run in place of these services, or of any: their images' names. See model.STANDIN."""
+        specs = [s.spec for s in self.services if not s.retired and (s.name in names or not names)]
+        used = (image_reference(self.settings, holder.image)[0] for spec in specs for holder in holders(spec))
+        return tuple(sorted({name for name in map(standin_in, used) if name}))
 
     @property
     def secrets(self) -> tuple[PlannedSecret, ...]:

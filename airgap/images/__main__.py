@@ -15,11 +15,15 @@ def _list() -> None:
     width = max(len(recipe.name) for recipe in recipes())
     for recipe in recipes():
         mark = "built  " if reference(recipe) in there else "missing"
-        print(f"{recipe.name:<{width}}  {mark}  {reference(recipe)}")
+        stands_in = "  (a stand-in, not the real server)" if recipe.standin_for else ""
+        print(f"{recipe.name:<{width}}  {mark}  {reference(recipe)}{stands_in}")
 
 
 def _contract(recipe: Recipe) -> None:
-    print(f"{recipe.name}: {recipe.title} {recipe.version}\n{recipe.purpose}\n\nbuilt from")
+    print(f"{recipe.name}: {recipe.title} {recipe.version}\n{recipe.purpose}")
+    if recipe.standin_for:
+        print(f"A STAND-IN for {recipe.standin_for}")
+    print("\nbuilt from")
     for source in recipe.sources:
         print(f"  {source.kind}: {source.name}, {source.version}")
     contract = recipe.contract

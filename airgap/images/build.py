@@ -30,6 +30,7 @@ from airgap.images import engine
 from airgap.images.recipe import (
     Recipe,
     by_name,
+    by_pin,
     content_hash,
     files_of,
     host_arch,
@@ -162,6 +163,7 @@ class _Task:
             ),
             "aikit.recipe": recipe.name,
             "aikit.recipe-hash": self.hash,
+            **({"aikit.standin-for": recipe.standin_for} if recipe.standin_for else {}),
         }
 
 
@@ -421,11 +423,9 @@ class _Builder:
         self.note(f"{task.recipe.name}: kept in the cache ({size:.0f} MB, {time.monotonic() - started:.0f} s)")
 
 
-def _closure(names: Iterable[str] | None) -> list[Recipe]:
+def _closure(names: Iterable[str]) -> list[Recipe]:
     """The recipes asked for and what they stand on, bases first."""
     known = by_name()
-    if names is None:
-        return list(recipes())
     wanted: set[str] = set()
 
     def add(name: str) -> None:
@@ -448,16 +448,22 @@ def ensure(
     jobs: int = DEFAULT_JOBS,
     use_cache: bool = True,
 ) -> dict[str, BuiltImage]:
-    """Make sure the engine holds the images (all of them when ``names`` is None) and return them.
+    """Make sure the engine holds the images (all of them when ``names`` is None) and return them, by the names given.
 
+    A name is a recipe's, or that of a pin whose place a stand-in takes.
     What is there is left alone: then this is one question to the engine. Missing ones are loaded from the
     cache or built, at most ``jobs`` at a time; a base is only made when something has to be built on it.
     Raises BuildError or engine.EngineError, after ending what it started. Run again, it goes on.
     """
-    names = list(names) if names is not None else None
-    said = progress or Silent()
-    asked = {recipe.name for recipe in recipes()} if names is None else set(names)
-    todo = _closure(names)
+    pins = by_pin()
+    given = [recipe.name for recipe in recipes()] if names is None else list(names)
+    meant = {name: pins[name].name if name in pins else name for name in given}
+    built = _ensure(set(meant.values()), progress or Silent(), jobs, use_cache)
+    return {name: built[recipe] for name, recipe in meant.items()}
+
+
+def _ensure(asked: set[str], said: Progress, jobs: int, use_cache: bool) -> dict[str, BuiltImage]:
+    todo = _closure(sorted(asked))
     tasks = {
         recipe.name: _Task(
             recipe=recipe,

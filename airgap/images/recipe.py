@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
+from stack.model import STANDIN
+
 ROOT = Path(__file__).resolve().parent
 REPOSITORY = "aikit.local/airgap"
 # Part of every content hash: raise it when build.py changes what the same folder builds into.
@@ -89,10 +91,17 @@ class Recipe:
     """Keep the built image as a compressed file: for those that load much faster than they build."""
     suite: str = ""
     include: tuple[str, ...] = ()
+    standin_for: str = ""
+    """The real server that it stands in for and why it cannot be had; empty for a real one."""
 
     @property
     def is_base(self) -> bool:
         return self.kind == "mmdebstrap"
+
+    @property
+    def pin(self) -> str:
+        """The name that stack/images.py has for what this image is or stands in for."""
+        return self.name.removeprefix(STANDIN)
 
 
 class _Reader:
@@ -230,12 +239,15 @@ def load(folder: Path) -> Recipe:
         cache=reader.flag("cache"),
         suite=reader.text("suite", ""),
         include=reader.texts("include"),
+        standin_for=reader.text("standin_for", ""),
     )
     reader.finish()
     if recipe.name != folder.name:
         problems.append(f"{where}: name {recipe.name!r} is not the folder's name")
     if not _NAME.fullmatch(recipe.name):
         problems.append(f"{where}: name {recipe.name!r} must be lower-case words joined by '-'")
+    if recipe.name.startswith(STANDIN) != bool(recipe.standin_for):
+        problems.append(f"{where}: a name begins with {STANDIN!r} if, and only if, 'standin_for' says what for and why")
     if not _VERSION.fullmatch(recipe.version):
         problems.append(f"{where}: version {recipe.version!r} cannot be part of an image tag")
     if recipe.is_base and not recipe.suite:
@@ -280,6 +292,8 @@ def recipes(root: Path = ROOT) -> tuple[Recipe, ...]:
 
     for name in found:
         visit(name, ())
+        if found[name].standin_for and found[name].pin in found:
+            problems.append(f"{name}/recipe.json: stands in for {found[name].pin}, which has a recipe of its own")
     if problems:
         raise RecipeError(problems)
     return tuple(ordered)
@@ -287,6 +301,11 @@ def recipes(root: Path = ROOT) -> tuple[Recipe, ...]:
 
 def by_name(root: Path = ROOT) -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in recipes(root)}
+
+
+def by_pin(root: Path = ROOT) -> dict[str, Recipe]:
+    """The recipes of images, by the name that stack/images.py has for each: a stand-in under the real one's."""
+    return {recipe.pin: recipe for recipe in recipes(root) if not recipe.is_base}
 
 
 def host_arch() -> str:

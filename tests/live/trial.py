@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 import subprocess
 import tarfile
@@ -18,10 +19,15 @@ from pathlib import Path
 from stack.derive.encode import encode
 from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, LeafPiece, SecretPiece, Text
+from stack.model import standin_in
 from stack.plan import SecretKey
 
 # Everything a secret may hold: each reader must give it back unharmed.
 HOSTILE = "a'b\"c$d${e}\\f`g h#i%j{k}é€😀;&|<>!*?~@:/[]=+,^\\"
+
+# Stand-ins that ran, with the test files they ran in: the report names them, for what passed proves nothing of the real
+# servers.
+STANDINS: dict[str, set[str]] = {}
 
 PATIENCE = 3  # the machine may be building images beside the test
 
@@ -125,6 +131,8 @@ class Trial:
             print(f"{step.name}: {self.started[step.name]:.1f} s", flush=True)
 
     def start(self, plan: ContainerPlan) -> None:
+        if name := standin_in(plan.image):
+            STANDINS.setdefault(name, set()).add(os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0])
         docker("rm", "-f", "-v", plan.name, check=False)
         for owned in plan.ownership:
             chown = f"chown {owned.owner} /v && chmod {owned.mode} /v"

@@ -9,12 +9,14 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from airgap.images import build, recipe
 from airgap.images.recipe import Recipe, RecipeError, content_hash, load, recipes, reference
+from stack.model import standin_in
 
 ALL = recipes()
 IMAGES = tuple(each for each in ALL if not each.is_base)
@@ -82,6 +84,53 @@ def test_the_name_is_ours(each: Recipe) -> None:
     assert re.fullmatch(r"aikit\.local/airgap/[a-z0-9-]+:[A-Za-z0-9_.]+-[0-9a-f]{12}", ref)
     assert not OFFICIAL.match(ref)
     assert each.contract is None or each.contract.of != ref
+
+
+@pytest.mark.parametrize("each", IMAGES, ids=named)
+def test_a_stand_in_says_so_in_its_name_and_everywhere(each: Recipe) -> None:
+    assert each.name.startswith("standin-") == bool(each.standin_for) == (each.pin != each.name)
+    assert standin_in(reference(each)) == (each.name if each.standin_for else "")
+    assert recipe.by_pin()[each.pin] == each
+    if each.standin_for:
+        assert "stand-in" in each.title.lower()
+        assert each.contract and any("stand-in" in text for text in each.contract.not_kept)
+
+
+def test_a_stand_in_without_its_name_and_a_name_without_a_stand_in_are_refused(copied: Path) -> None:
+    def change(name: str, **values: object) -> None:
+        path = copied / name / "recipe.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    change("redis", standin_for="a server")
+    (copied / "tools").rename(copied / "standin-tools")
+    change("standin-tools", name="standin-tools")
+    with pytest.raises(RecipeError) as caught:
+        recipes(copied)
+    assert len([problem for problem in caught.value.problems if "begins with 'standin-'" in problem]) == 2
+    change("redis", standin_for="")
+    change("standin-tools", standin_for="a shell")
+    assert {each.name: each.pin for each in recipes(copied)}["standin-tools"] == "tools"
+    shutil.copytree(copied / "redis", copied / "standin-redis")
+    change("standin-redis", name="standin-redis", standin_for="Redis")
+    recipes.cache_clear()
+    with pytest.raises(RecipeError, match="stands in for redis, which has a recipe of its own"):
+        recipes(copied)
+
+
+def test_the_builder_takes_a_pins_name_for_its_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = recipe.by_name()["tools"]
+    seen: list[set[str]] = []
+
+    def pretend(asked: set[str], *_: object) -> dict[str, build.BuiltImage]:
+        seen.append(asked)
+        made = build.BuiltImage(reference="x", image_id="y", recipe_hash="z")
+        return {name: replace(made, reference=name) for name in asked}
+
+    monkeypatch.setattr(build, "_ensure", pretend)
+    monkeypatch.setattr(build, "by_pin", lambda: {"thing": replace(tools, name="standin-thing"), "tools": tools})
+    built = build.ensure(["thing", "tools"])
+    assert {name: image.reference for name, image in built.items()} == {"thing": "standin-thing", "tools": "tools"}
+    assert seen == [{"standin-thing", "tools"}]
 
 
 @pytest.mark.parametrize("each", IMAGES, ids=named)

@@ -274,6 +274,17 @@ def test_a_locked_image_says_by_whom_and_whether_its_tag_moved() -> None:
     assert {row.locked_by for row in images.rows(first, ANSWERED, {}, {}, {}, TODAY)} == {"first up", ""}
 
 
+def test_a_stand_in_is_never_called_by_the_name_of_the_real_image() -> None:
+    resolved = build(make.settings(images=ImageSource.AIRGAP), make.host(), make.catalog())
+    built = {"thing": images.Built(version="1.1", content="0123456789ab", arch="arm64", standin="standin-thing")}
+    row = next(row for row in images.rows(resolved, ANSWERED, {}, {}, built, TODAY) if row.name == "thing")
+    assert (row.source, row.standin) == ("stand-in, built here", "standin-thing")
+    text = "\n".join(images.table([row]))
+    assert "standin-thing" in text and "stand-in, built here, 1.1" in text
+    assert f"standin-thing is a stand-in for {make.IMAGE.repository}, not that image" in text
+    assert "\nthing " not in text
+
+
 def test_an_image_that_is_built_here_says_of_what() -> None:
     row = audited(ANSWERED, images=ImageSource.AIRGAP)["thing"]
     assert (row.source, row.built_version, row.arches, row.moved) == ("built here", "1.1", ("arm64",), "")

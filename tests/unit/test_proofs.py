@@ -18,7 +18,7 @@ from ops.identity import Administration
 from ops.progress import Progress
 from ops.prove import Outcome, Steps, summary
 from stack.catalog import discover
-from stack.model import Proof, Role
+from stack.model import ImageSource, Proof, Role
 from stack.outputs import SECRET_OUTPUTS, StackOutputs, export_name
 from stack.plan import Plan
 from stack.proofs import ports
@@ -194,11 +194,45 @@ def test_what_a_person_reads(module: types.ModuleType) -> None:
     assert text.endswith("1 of 2 proven. The stack is up; this is not.\n")
 
 
+def test_a_proof_against_a_stand_in_says_so(module: types.ModuleType) -> None:
+    """The service's own stand-in, or that of a service which the proof goes through; others are not marked."""
+    own, plain = proof(module, "own", lambda ctx: None), proof(module, "plain", lambda ctx: None)
+    through = replace(proof(module, "through", lambda ctx: None), through=("base",))
+    spec = factories.app(proofs=(plain, through))
+    base = factories.catalog()[0]
+    assert base.name == "base"
+    thing = replace(factories.IMAGE, name="other")
+    base = replace(base, proofs=(own,), containers=(replace(base.containers[0], image=thing),))
+    services = tuple(replace(s, proofs=()) for s in factories.catalog() if s.name not in ("app", "base"))
+    from stack import plan as planning
+
+    built = {name: f"aikit.local/airgap/{name}:1-0123456789ab" for name in ("thing", "tools")}
+    built["other"] = "aikit.local/airgap/standin-other:1-0123456789ab"
+    settings = factories.settings(images=ImageSource.AIRGAP, airgap_images=built)
+    plan = planning.build(settings, factories.host(), (*services, base, spec))
+    assert (plan.standins(), plan.standins("app"), plan.standins("app", "base")) == (
+        ("standin-other",),
+        (),
+        ("standin-other",),
+    )
+    plan = replace(plan, services=tuple(s for s in plan.services if Role.IDENTITY not in s.spec.roles))
+    stream = io.StringIO()
+    prove.prove(OUTPUTS, plan, Progress(stream, tty=False, environ={}))
+    text = stream.getvalue()
+    assert "own [stand-in: standin-other]" in text and "through [stand-in: standin-other]" in text
+    assert "plain [" not in text
+    assert "3 of 3 proven, 2 of them against a stand-in only (standin-other), which counts nothing" in text
+
+
 def test_summaries() -> None:
     good = Outcome(service="a", title="b", seconds=1)
     assert summary([good], 1) == "1 of 1 proven."
     assert summary([good], 3) == "1 of 3 proven, 2 not tried."
     assert "this is not" in summary([good, replace(good, problem="x")], 2)
+    weak = replace(good, standins=("standin-thing",))
+    said = "2 of 2 proven, 1 of them against a stand-in only (standin-thing), which counts nothing for the real server."
+    assert summary([good, weak], 2) == said
+    assert "stand-in" not in summary([good, replace(weak, problem="x")], 2)
     Steps(Progress(io.StringIO())).ended(good)  # without a begin: nothing to end
 
 
