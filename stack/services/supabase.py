@@ -73,7 +73,7 @@ frontend api
     # A browser asks beforehand, without a key. Pages of any origin may call: keys and tokens are headers, not cookies.
     http-request return status 204 hdr Access-Control-Allow-Origin * \
 hdr Access-Control-Allow-Methods "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" \
-hdr Access-Control-Allow-Headers "%[req.hdr(access-control-request-headers)]" hdr Access-Control-Max-Age 3600 \
+hdr Access-Control-Allow-Headers "%[req.fhdr(access-control-request-headers)]" hdr Access-Control-Max-Age 3600 \
 if {{ method OPTIONS }} {{ req.hdr(origin) -m found }} {{ req.hdr(access-control-request-method) -m found }}
     http-request return status 401 content-type application/json hdr Access-Control-Allow-Origin * \
 string '{{"message":"No API key found in request"}}' if !open !has_key
@@ -87,11 +87,11 @@ string '{{"message":"Invalid authentication credentials"}}' if !open !known_key
     http-request return status 404 content-type application/json string '{{"message":"no Route matched"}}'
 
 backend auth
-    http-request replace-path {auth}(.*) /\\1
+    http-request replace-path ^{auth}(.*) /\\1
     server auth {auth_server} {defaults}
 
 backend rest
-    http-request replace-path {rest}(.*) /\\1
+    http-request replace-path ^{rest}(.*) /\\1
     server rest {rest_server} {defaults}
 """,
     log=LOG_FORMAT,

@@ -1,7 +1,7 @@
 """Supabase's services from the derived texts, with hostile secrets, on the real PostgreSQL, HAProxy, Keycloak and
 postgres-meta.
 
-Auth and REST are stand-ins here (standin-supabase-auth, standin-postgrest): no package registry has the real ones. What is
+Auth and REST are stand-ins here (standin-supabase-auth, standin-supabase-rest): no package registry has the real ones. What is
 proven is the gateway, the keys, what the database's job makes, postgres-meta's closed door, and PostgreSQL's own row
 level security under the roles and claims that a request brings.
 """

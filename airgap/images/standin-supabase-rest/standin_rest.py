@@ -83,7 +83,7 @@ def claims_of(config: Config, header: str) -> dict:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "standin-postgrest"
+    server_version = "standin-supabase-rest"
     config: Config
 
     def log_message(self, format: str, *args: object) -> None:
@@ -274,7 +274,7 @@ def main() -> None:
     admin.daemon_threads = server.daemon_threads = True
     threading.Thread(target=admin.serve_forever, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-    print("standin-postgrest: a stand-in, not PostgREST", flush=True)
+    print("standin-supabase-rest: a stand-in, not PostgREST", flush=True)
     server.serve_forever()
 
 
