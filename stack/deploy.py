@@ -82,7 +82,7 @@ class Deployment:
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
         for key, source in derived:
-            signing = self.secrets[SecretKey(key.owner, source.secret)]
+            signing = self.secrets[SecretKey(key.owner, source.key)]
             self.secrets[key] = Output.secret(signing.apply(_signer(source.claims)))
         # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
         self.digest_key = DigestKey("digest-key").value

@@ -129,7 +129,7 @@ REDIS = ImagePin(
     pinned="2026-11-21",
 )
 
-# The four of Supabase are a set: the tags of one revision of its own docker-compose.yml (February 2026), moved together.
+# The four of Supabase are a set: the tags of one revision of its own docker-compose.yml (February 2026).
 # renovate: datasource=docker depName=supabase/gotrue
 SUPABASE_AUTH = ImagePin(
     name="supabase-auth",

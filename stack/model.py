@@ -428,10 +428,10 @@ class Provided:
 class Signed:
     """A JSON Web Token with these claims, signed (HS256) with another secret of the same service.
 
-    It has no end of its own: it holds until `secret` is made anew, and changes with it.
+    It has no end of its own: it holds until the secret named `key` is made anew, and changes with it.
     """
 
-    secret: str
+    key: str
     claims: Mapping[str, str]
 
 

@@ -346,7 +346,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 field="supabase_sites",
                 kind=Kind.ARRAY,
                 check=_matching(
-                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?", "address, such as https://app.example.org"
+                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+                    "address, such as https://app.example.org",
                 ),
             ),
             Key(field="down", kind=Kind.BOOLEAN, check=_same),

@@ -323,7 +323,7 @@ def signed(selection: Selection) -> Iterator[Problem]:
         keys = [secret.name for secret in spec.secrets if not isinstance(secret.source, Signed)]
         for secret in spec.secrets:
             if isinstance(secret.source, Signed):
-                problem = absent(at(spec, "secrets", secret.name), "secret", secret.source.secret, keys)
+                problem = absent(at(spec, "secrets", secret.name), "secret", secret.source.key, keys)
                 if problem:
                     yield problem
 

@@ -66,9 +66,10 @@ def closed(ctx: ProofContext) -> None:
                 raise ProofError(f"{path} answered {answer.status_code}")
         ctx.step("where the login leads")
         login = stranger.get("/auth/v1/authorize", params={"provider": "keycloak"})
-        target = urlsplit(login.headers.get("location", ""))
+        location: str = login.headers.get("location", "")
+        target = urlsplit(location)
         redirect = parse_qs(target.query).get("redirect_uri", [""])[0]
-        if not login.headers.get("location", "").startswith(ctx.outputs.issuer + "/"):
+        if not location.startswith(ctx.outputs.issuer + "/"):
             raise ProofError(f"the login leads to {target.netloc or 'nowhere'}, not to this stack's")
         if redirect != f"{ctx.url(ROUTE)}/auth/v1/callback":
             raise ProofError(f"the login would come back to {redirect or 'nowhere'}")
@@ -104,7 +105,9 @@ def _client(ctx: ProofContext, key: str = "", token: str = "") -> Generator[http
     """An app: the key it was made with, and the token of who uses it."""
     with ctx.stranger() as client:
         client.base_url = httpx.URL(ctx.url(ROUTE))
-        client.headers.update({"Accept-Profile": PROFILE, "Content-Profile": PROFILE, "Prefer": "return=representation"})
+        client.headers.update(
+            {"Accept-Profile": PROFILE, "Content-Profile": PROFILE, "Prefer": "return=representation"}
+        )
         if key:
             client.headers["apikey"] = key
         if token:
@@ -138,7 +141,9 @@ def _user(ctx: ProofContext, service: httpx.Client) -> Generator[tuple[str, http
 def _users(service: httpx.Client) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for page in range(1, 1000):
-        some = parsed(service.get("/auth/v1/admin/users", params={"page": page, "per_page": 200}), "list users")["users"]
+        some = parsed(service.get("/auth/v1/admin/users", params={"page": page, "per_page": 200}), "list users")[
+            "users"
+        ]
         found += some
         if len(some) < 200:
             break

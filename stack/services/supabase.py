@@ -61,7 +61,8 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout http-request 10s
-    http-error status 503 content-type application/json string '{{"message":"This service is starting"}}' hdr Retry-After 5
+    http-error status 503 content-type application/json string '{{"message":"This service is starting"}}' \
+hdr Retry-After 5
 {resolvers}{health}
 frontend api
     bind :8000
@@ -241,12 +242,18 @@ SERVICE = ServiceSpec(
         # Who has it can be anybody here: made anew, both keys and all sessions end.
         Secret("jwt-secret", Generated(length=64), InTemplate(), shared=True),
         Secret(
-            "anon-key", Signed(secret="jwt-secret", claims={"iss": "supabase", "role": "anon"}),
-            InTemplate(), shared=True, handed_out=True,
+            "anon-key",
+            Signed(key="jwt-secret", claims={"iss": "supabase", "role": "anon"}),
+            InTemplate(),
+            shared=True,
+            handed_out=True,
         ),
         Secret(
-            "service-key", Signed(secret="jwt-secret", claims={"iss": "supabase", "role": "service_role"}),
-            InTemplate(), shared=True, handed_out=True,
+            "service-key",
+            Signed(key="jwt-secret", claims={"iss": "supabase", "role": "service_role"}),
+            InTemplate(),
+            shared=True,
+            handed_out=True,
         ),
         Secret("auth-password", Generated(length=32), InTemplate()),
         Secret("rest-password", Generated(length=32), InTemplate()),
@@ -264,9 +271,7 @@ SERVICE = ServiceSpec(
         ),
     ),
     routes=(Route(name="supabase", port="http", access=Access.MACHINE, paths=(AUTH, REST)),),
-    oidc=OidcClient(
-        route="supabase", redirect_paths=("/auth/v1/callback",), roles={"admin": "admin", "user": "*"}
-    ),
+    oidc=OidcClient(route="supabase", redirect_paths=("/auth/v1/callback",), roles={"admin": "admin", "user": "*"}),
     proofs=(
         Proof(
             "a user sees their own rows and nobody else's",

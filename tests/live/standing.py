@@ -158,7 +158,7 @@ def sign(plan: Plan, known: dict[SecretKey, str]) -> None:
     """The tokens among a plan's secrets, as deploy.py makes them of the others."""
     for secret in plan.secrets:
         if isinstance(secret.source, Signed):
-            key = SecretKey(secret.key.owner, secret.source.secret)
+            key = SecretKey(secret.key.owner, secret.source.key)
             known[secret.key] = encode.token(known[key], secret.source.claims)
 
 

@@ -1,9 +1,9 @@
 """Supabase's services from the derived texts, with hostile secrets, on the real PostgreSQL, HAProxy, Keycloak and
 postgres-meta.
 
-Auth and REST are stand-ins here (standin-supabase-auth, standin-supabase-rest): no package registry has the real ones. What is
-proven is the gateway, the keys, what the database's job makes, postgres-meta's closed door, and PostgreSQL's own row
-level security under the roles and claims that a request brings.
+Auth and REST are stand-ins here (standin-supabase-auth, standin-supabase-rest): no package registry has the real ones.
+What is proven: the gateway, the keys, what the database's job makes, postgres-meta's closed door, and PostgreSQL's own
+row level security under the roles and claims that a request brings.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ OWN = ("supabase", "supabase-auth", "supabase-rest", "supabase-meta")
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("authority")
-    ports = {"http_port": 9140, "https_port": 9573, "admin_port": 9574}
-    with standing.stack("supa", folder, Profile.SUPABASE, services=("supabase-meta",), **ports) as up:
+    with standing.stack(
+        "supa", folder, Profile.SUPABASE, services=("supabase-meta",), http_port=9140, https_port=9573, admin_port=9574
+    ) as up:
         up.make_realm()
         up.settle("supabase")
         yield up
@@ -128,7 +129,9 @@ def test_the_stack_does_without_studio_and_says_so(backend: Standing) -> None:
 
 def test_the_database_job_ends_alike_however_often_it_runs(backend: Standing) -> None:
     def everything() -> str:
-        roles = docker("exec", backend.name("postgres"), "pg_dumpall", "-U", "postgres", "--roles-only", "--no-role-passwords")
+        roles = docker(
+            "exec", backend.name("postgres"), "pg_dumpall", "-U", "postgres", "--roles-only", "--no-role-passwords"
+        )
         schema = docker("exec", backend.name("postgres"), "pg_dump", "-U", "postgres", "--schema-only", "supabase")
         lines = f"{roles}{schema}".splitlines()
         return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict", "--")))
@@ -163,7 +166,7 @@ def test_a_failing_setup_changes_nothing_and_says_so(backend: Standing) -> None:
 
 def test_a_new_table_is_in_the_api_and_shows_nothing_until_it_has_a_policy(backend: Standing) -> None:
     table = "CREATE TABLE public.things (owner uuid DEFAULT auth.uid(), name text);"
-    status, answer = meta(backend, table + "INSERT INTO public.things VALUES (NULL, 'of nobody')")
+    status, answer = meta(backend, f"{table} INSERT INTO public.things VALUES (NULL, 'of nobody')")  # noqa: S608
     assert status == 200, answer
     try:
         with app(backend, apikey=key(backend, "anon-key")) as anybody:
@@ -214,7 +217,9 @@ def test_a_token_is_worth_its_signature_and_no_role_more_than_the_three(backend:
         "another database's": forged({"role": "keycloak"}, secret),
     }
     for what, token in bad.items():
-        with app(backend, apikey=key(backend, "anon-key"), authorization=f"Bearer {token}", accept_profile="kit_proof") as client:
+        with app(
+            backend, apikey=key(backend, "anon-key"), authorization=f"Bearer {token}", accept_profile="kit_proof"
+        ) as client:
             assert client.get("/rest/v1/notes").status_code in (400, 401, 403), what
 
 
@@ -223,7 +228,17 @@ def test_the_gateway_asks_for_a_key_and_nothing_slips_by(backend: Standing) -> N
     with app(backend) as stranger:
         for path in ("/auth/v1/health", "/auth/v1/callback/", "/auth/v1/authorizeX", "/auth/v1/Verify", "/rest/v1/"):
             assert stranger.get(path).status_code == 401, path
-        for value in ("", " ", anon[:-1], anon + "x", anon.upper(), f"{anon},{anon}x", "*", "eyJ", HOSTILE[:20].encode("ascii", "ignore").decode()):
+        for value in (
+            "",
+            " ",
+            anon[:-1],
+            anon + "x",
+            anon.upper(),
+            f"{anon},{anon}x",
+            "*",
+            "eyJ",
+            HOSTILE[:20].encode("ascii", "ignore").decode(),
+        ):
             assert stranger.get("/auth/v1/settings", headers={"apikey": value}).status_code in (400, 401), value
         assert stranger.get(f"/auth/v1/settings?apikey={anon}").status_code == 401  # would stand in logs
         assert stranger.get("/auth/v1/settings", headers={"apikey": anon}).json()["disable_signup"] is True
@@ -326,7 +341,10 @@ def test_a_new_secret_ends_the_old_keys(backend: Standing) -> None:
         assert key(backend, "service-key") != old
         with app(backend) as client:
             trial.eventually(
-                lambda: client.get("/auth/v1/admin/users", headers={"apikey": key(backend, "service-key")}).status_code == 200,
+                lambda: (
+                    client.get("/auth/v1/admin/users", headers={"apikey": key(backend, "service-key")}).status_code
+                    == 200
+                ),
                 60,
             )
             assert client.get("/auth/v1/admin/users", headers={"apikey": old}).status_code == 401
