@@ -83,9 +83,10 @@ string '{{"message":"Invalid authentication credentials"}}' if !open !known_key
     # Who brings only a key is who the key says.
     http-request set-header Authorization "Bearer %[req.fhdr(apikey)]" if !open !{{ req.hdr(authorization) -m found }}
     http-request del-header apikey
+    http-request return status 404 content-type application/json string '{{"message":"no Route matched"}}' \
+unless {{ path -m beg {auth} {rest} }}
     use_backend auth if {{ path -m beg {auth} }}
     use_backend rest if {{ path -m beg {rest} }}
-    http-request return status 404 content-type application/json string '{{"message":"no Route matched"}}'
 
 backend auth
     http-request replace-path ^{auth}(.*) /\\1

@@ -97,8 +97,8 @@ def test_a_stand_in_says_so_in_its_name_and_everywhere(each: Recipe) -> None:
 
 
 def test_a_stand_in_without_its_name_and_a_name_without_a_stand_in_are_refused(copied: Path) -> None:
-    def change(name: str, **values: object) -> None:
-        path = copied / name / "recipe.json"
+    def change(folder: str, **values: object) -> None:
+        path = copied / folder / "recipe.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     change("redis", standin_for="a server")

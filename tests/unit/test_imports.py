@@ -123,7 +123,9 @@ def _allowed(module: str, only: tuple[str, ...]) -> bool:
 
 
 # These run before there is an environment to import from.
-BARE_FILES = ("kit", "ops/toolchain/*.py", "ops/engine.py", "ops/progress.py", "airgap/**/*.py")
+# What is built into an image (airgap/images/NAME/) runs there, with what the image has.
+AIRGAP = ("airgap/*.py", "airgap/images/*.py", "airgap/toolchain/**/*.py")
+BARE_FILES = ("kit", "ops/toolchain/*.py", "ops/engine.py", "ops/progress.py", *AIRGAP)
 RUNS_IN_THE_ENVIRONMENT = ("pulumi-language-python",)
 
 

@@ -199,8 +199,7 @@ def test_a_proof_against_a_stand_in_says_so(module: types.ModuleType) -> None:
     own, plain = proof(module, "own", lambda ctx: None), proof(module, "plain", lambda ctx: None)
     through = replace(proof(module, "through", lambda ctx: None), through=("base",))
     spec = factories.app(proofs=(plain, through))
-    base = factories.catalog()[0]
-    assert base.name == "base"
+    base = next(each for each in factories.catalog() if each.name == "base")
     thing = replace(factories.IMAGE, name="other")
     base = replace(base, proofs=(own,), containers=(replace(base.containers[0], image=thing),))
     services = tuple(replace(s, proofs=()) for s in factories.catalog() if s.name not in ("app", "base"))
