@@ -40,7 +40,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         "supa", folder, Profile.SUPABASE, services=("supabase-meta",), http_port=9140, https_port=9573, admin_port=9574
     ) as up:
         up.make_realm()
-        up.settle("supabase")
+        settled(up)
         yield up
 
 
@@ -66,6 +66,12 @@ def app(backend: Standing, **headers: str) -> Iterator[httpx.Client]:
         yield client
 
 
+def settled(backend: Standing) -> None:
+    """Wait until the front door has noticed that the gateway is there: it answers, if only that a key is missing."""
+    with app(backend) as client:
+        trial.eventually(lambda: client.get("/rest/v1/").status_code == 401, 90)
+
+
 def sql(backend: Standing, statement: str, database: str = "supabase") -> str:
     """What the superuser is told, over the socket."""
     argv = ("psql", "-XAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement)
@@ -78,7 +84,7 @@ const asked = JSON.parse(fs.readFileSync(0, 'utf8'));
 const headers = {'content-type': 'application/json'};
 if (asked.connection) headers['x-connection-encrypted'] = crypto.AES.encrypt(asked.connection, asked.key).toString();
 fetch('http://127.0.0.1:8080' + asked.path, {
-  method: asked.query ? 'POST' : 'GET', headers, body: asked.query && JSON.stringify({query: asked.query}),
+  method: asked.query ? 'POST' : 'GET', headers, body: asked.query ? JSON.stringify({query: asked.query}) : undefined,
 }).then(async answer => console.log(JSON.stringify({status: answer.status, text: await answer.text()})));
 """
 
@@ -322,7 +328,7 @@ def test_killed_services_come_back(backend: Standing) -> None:
         docker("kill", backend.name(name))
         docker("start", backend.name(name))
         backend.trial.wait_healthy(container(backend, name))
-    backend.settle("supabase")
+    settled(backend)
     with app(backend, apikey=key(backend, "anon-key")) as client:
         trial.eventually(lambda: client.get("/auth/v1/settings").status_code == 200, 60)
         trial.eventually(lambda: client.get("/rest/v1/none").status_code == 404, 60)
@@ -337,7 +343,7 @@ def test_a_new_secret_ends_the_old_keys(backend: Standing) -> None:
         for name in ("supabase-auth", "supabase-rest", "supabase"):
             backend.trial.start(container(backend, name))
             backend.trial.wait_healthy(container(backend, name))
-        backend.settle("supabase")
+        settled(backend)
         assert key(backend, "service-key") != old
         with app(backend) as client:
             trial.eventually(
@@ -357,7 +363,7 @@ def test_a_new_secret_ends_the_old_keys(backend: Standing) -> None:
         for name in ("supabase-auth", "supabase-rest", "supabase"):
             backend.trial.start(container(backend, name))
             backend.trial.wait_healthy(container(backend, name))
-        backend.settle("supabase")
+        settled(backend)
 
 
 def test_memory_stays_below_the_limits(backend: Standing) -> None:

@@ -41,7 +41,7 @@ from tests import factories
 from tests.unit.test_proofs import OUTPUTS
 
 SERVICES = discover()
-SETUP = Path("stack/services/files/supabase/setup.sql").read_text(encoding="utf-8")
+SETUP = (Path(__file__).resolve().parents[2] / "stack/services/files/supabase/setup.sql").read_text(encoding="utf-8")
 
 
 def planned(target: Target = Target.DEV, **changes: object) -> Plan:

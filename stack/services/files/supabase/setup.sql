@@ -16,6 +16,9 @@ ALTER ROLE supabase_admin      INHERIT BYPASSRLS;
 GRANT anon, authenticated, service_role TO authenticator;
 GRANT supabase, supabase_auth_admin, anon, authenticated, service_role TO supabase_admin;
 
+-- These roles have no business in the server's own databases, which everybody may otherwise connect to.
+REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
+
 -- Nobody's query holds the server for long.
 ALTER ROLE anon          SET statement_timeout = '3s';
 ALTER ROLE authenticated SET statement_timeout = '8s';
