@@ -55,7 +55,7 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _MODE = re.compile(r"0[0-7]{3}")
 _USER = re.compile(r"\d+:\d+")
 _FUNCTION = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*:[a-z_]\w*")
-_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_ROLE = re.compile(r"(?!postgres\Z|pg_)[a-z][a-z0-9_-]{0,62}")  # neither the superuser's name nor a reserved one
 _CAPABILITY = re.compile(r"CAP_[A-Z_]+")
 
 
@@ -335,7 +335,7 @@ def databases(selection: Selection) -> Iterator[Problem]:
         for database in spec.databases:
             for role in (database.name, *database.logins):
                 where = at(spec, "databases", database.name)
-                if not _ROLE.fullmatch(role) or role.startswith("pg_") or role == "postgres":
+                if not _ROLE.fullmatch(role):
                     fix = "take lower-case letters, digits, dashes and underscores, and neither postgres nor pg_..."
                     yield Problem(where=where, what=f"{shown(role)} is no name of a role", fix=fix)
                 owner = taken.setdefault(role, database.name)

@@ -65,7 +65,7 @@ def closed(ctx: ProofContext) -> None:
             if answer.status_code not in (401, 403, 404):
                 raise ProofError(f"{path} answered {answer.status_code}")
         ctx.step("where the login leads")
-        login = stranger.get("/auth/v1/authorize", params={"provider": "keycloak"})
+        login = stranger.get("/auth/v1/authorize", params={"provider": "keycloak"}, follow_redirects=False)
         location: str = login.headers.get("location", "")
         target = urlsplit(location)
         redirect = parse_qs(target.query).get("redirect_uri", [""])[0]
