@@ -56,6 +56,7 @@ def table(
     rows = [_row(resolved, service, measured) for service in resolved.services]
     lines = [_headline(resolved), ""]
     lines += [f"{GAP}{line}" for line in _columns([HEADINGS, *rows], width - len(GAP))]
+    lines += [f"{GAP}{line}" for line in left_out(resolved)]
     lines += ["", *(f"{GAP}{line}" for line in _budget(resolved, width - len(GAP), bars=bars))]
     lines += [f"{GAP}{line}" for line in _measured_note(resolved, measured)]
     for text in (emulation(resolved), standins(resolved)):
@@ -91,6 +92,12 @@ def _row(resolved: Plan, service: PlannedService, measured: Mapping[str, Footpri
         " ".join(_zones(service.containers)),
         ", ".join(_reached_at(resolved, service)) or "-",
     )
+
+
+def left_out(resolved: Plan) -> list[str]:
+    """What a profile would bring and is missing because of where images come from, a line each."""
+    source = resolved.settings.images
+    return [f"{name} is left out: with images: {source}, {reason}" for name, reason in resolved.left_out.items()]
 
 
 def _reached_at(resolved: Plan, service: PlannedService) -> Iterable[str]:
@@ -330,6 +337,7 @@ def as_json(resolved: Plan, measured: Mapping[str, Footprint] = MappingProxyType
             "available_mb": resolved.settings.gpu_memory_mb,
         },
         "services": [_service(resolved, service, measured) for service in resolved.services],
+        "left_out": dict(resolved.left_out),
     }
 
 

@@ -82,6 +82,8 @@ def check(session: Session, progress: Progress) -> Plan:
         names = sorted(tagged for tagged, reason in unlocked.items() if reason == why)
         console.warn(f"not locked to a digest, {why}: {', '.join(names)}")
     say_emulation(plan)
+    for line in planview.left_out(plan):
+        console.warn(line)
     say_standins(plan)
     for text in session.moved(plan):
         console.warn(text)

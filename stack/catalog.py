@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from stack.automation import templates
-from stack.model import Problem, ServiceSpec, SpecError
+from stack.model import Problem, ServiceSpec, Signed, SpecError
 
 PACKAGE_DIR = Path(__file__).resolve().parent / "services"
 
@@ -42,7 +42,8 @@ def discover(package_dir: Path | None = None) -> tuple[ServiceSpec, ...]:
 def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
     """The config keys under which services expect secrets from the operator, or take them; workflows' included."""
     services = tuple(services)
-    found = (secret.source.config_key for spec in services for secret in spec.secrets)
+    sources = (secret.source for spec in services for secret in spec.secrets)
+    found = (source.config_key for source in sources if not isinstance(source, Signed))
     of_workflows = templates.config_keys() if any(spec.workflow_importer for spec in services) else frozenset[str]()
     return frozenset(key for key in found if key) | of_workflows
 

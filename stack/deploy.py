@@ -6,7 +6,7 @@ while the stack is up: that is what makes `down` different from destroy (docs/ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pulumi
@@ -31,7 +31,7 @@ from stack import outputs, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Role
+from stack.model import Generated, IdentityProvider, Role, Signed
 from stack.plan import Plan, PlannedService, SecretKey
 
 ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
@@ -73,13 +73,20 @@ class Deployment:
         # Keyed digests of delivered files stand in labels: without the key nobody can test guesses against them.
         # First, because every container with files waits for it.
         self.digest_key = DigestKey("digest-key").value
+        derived: list[tuple[SecretKey, Signed]] = []
         for secret in self.plan.secrets:
+            if isinstance(secret.source, Signed):
+                derived.append((secret.key, secret.source))
+                continue
             if isinstance(secret.source, Generated):
                 args = SecretArgs(length=secret.source.length, special=secret.source.special)
                 self.secrets[secret.key] = GeneratedSecret(_resource_name(secret.key), args).value
             # One that the operator has instead leaves the generated one in the state: it may be wanted again.
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
+        for key, source in derived:
+            signing = self.secrets[SecretKey(key.owner, source.key)]
+            self.secrets[key] = Output.secret(signing.apply(_signer(source.claims)))
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _certificates(self) -> None:
@@ -365,10 +372,16 @@ class Deployment:
             "admin_client_secret": admin_secret,
             "admin_user": ADMIN_USER,
             "admin_password": self.admin_password,
+            "keys": {str(secret.key): self.secrets[secret.key] for secret in self.plan.secrets if secret.handed_out},
         }
         for field, value in exported.items():
             secret = field in outputs.SECRET_OUTPUTS
             pulumi.export(outputs.export_name(field), Output.secret(value) if secret else value)
+
+
+def _signer(claims: Mapping[str, str]) -> Callable[[str], str]:
+    """What makes a token of a key. Its result is as secret as the key."""
+    return lambda key: encode.token(key, claims)
 
 
 def _resource_name(key: SecretKey) -> str:

@@ -178,6 +178,52 @@ REDIS = ImagePin(
     pinned="2026-11-21",
 )
 
+# The four of Supabase are a set: the tags of one revision of its own docker-compose.yml (February 2026).
+# renovate: datasource=docker depName=supabase/gotrue
+SUPABASE_AUTH = ImagePin(
+    name="supabase-auth",
+    repository="docker.io/supabase/gotrue",
+    tag="v2.186.0",
+    arches=BOTH,
+    programs=frozenset({"auth", "sh", "wget"}),
+    size_mb=60,
+    pinned="2026-11-21",
+)
+
+# renovate: datasource=docker depName=supabase/postgres-meta
+SUPABASE_META = ImagePin(
+    name="supabase-meta",
+    repository="docker.io/supabase/postgres-meta",
+    tag="v0.95.2",
+    arches=BOTH,
+    programs=frozenset({"bash", "node", "sh"}),
+    size_mb=450,
+    pinned="2026-11-21",
+)
+
+# No shell in it: secrets come from files, and it probes itself.
+# renovate: datasource=docker depName=postgrest/postgrest
+SUPABASE_REST = ImagePin(
+    name="supabase-rest",
+    repository="docker.io/postgrest/postgrest",
+    tag="v14.5",
+    arches=BOTH,
+    programs=frozenset({"postgrest"}),
+    size_mb=40,
+    pinned="2026-11-21",
+)
+
+# renovate: datasource=docker depName=supabase/studio
+SUPABASE_STUDIO = ImagePin(
+    name="supabase-studio",
+    repository="docker.io/supabase/studio",
+    tag="2026.02.16-sha-26c615c",
+    arches=BOTH,
+    programs=frozenset({"bash", "node", "sh"}),
+    size_mb=900,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=busybox
 TOOLS = ImagePin(
     name="tools",

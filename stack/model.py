@@ -246,6 +246,15 @@ class OwnUrl:
 
 
 @dataclass(frozen=True)
+class RouteUrl:
+    """The public URL of a route of another service, without a trailing slash, plus `path`. No start edge."""
+
+    service: str
+    route: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
 class Issuer:
     """The one issuer URL of the stack's realm, the same for browsers and containers, plus `path`."""
 
@@ -331,6 +340,7 @@ class LeafCertificates:
 Value = (
     str
     | OwnUrl
+    | RouteUrl
     | Issuer
     | Ref
     | DatabaseUrl
@@ -421,6 +431,17 @@ class Provided:
     config_key: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A JSON Web Token with these claims, signed (HS256) with another secret of the same service.
+
+    It has no end of its own: it holds until the secret named `key` is made anew, and changes with it.
+    """
+
+    key: str
+    claims: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class AsFile:
     """A file at CONFIG_DIR/<name>, without a trailing newline."""
@@ -457,13 +478,17 @@ Delivery = AsFile | AsExport | AsEnv | InTemplate
 
 @dataclass(frozen=True)
 class Secret:
-    """A secret of a service, delivered to its container `to`. shared: others may take it through a Ref."""
+    """A secret of a service, delivered to its container `to`. shared: others may take it through a Ref.
+
+    handed_out: people need it for programs of their own, so the stack exports it, as a secret output.
+    """
 
     name: str
-    source: Generated | Provided
+    source: Generated | Provided | Signed
     delivery: Delivery
     shared: bool = False
     to: str = "main"
+    handed_out: bool = False
 
 
 # ------------------------------------------------------------------------------------------------ containers
@@ -648,11 +673,16 @@ class Database:
     """A database and a role of the same name, made by a job of whoever has Role.DATABASE.
 
     replication: the role may stream all of the server's log, and keep a slot there.
+    logins: further roles that may log in, each with the name of the service's secret that is its password.
+    setup: a file in services/files/<service>/ with SQL that the superuser runs in the database, after roles and
+    extensions, in one transaction, whenever anything of this changes: any number of runs must end alike.
     """
 
     name: str
     extensions: tuple[str, ...] = ()
     replication: bool = False
+    logins: Mapping[str, str] = field(default_factory=_empty)
+    setup: str = ""
 
 
 class Access(StrEnum):
@@ -714,7 +744,8 @@ class DatabaseProvider:
     """How whoever has Role.DATABASE makes a database.
 
     `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated), for a replica
-    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password.
+    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password. Where the Database has them: the
+    password of each further role in CONFIG_DIR/logins/<role>, and CONFIG_DIR/setup.sql.
     """
 
     job: Job
@@ -778,13 +809,18 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSpec:
-    """Everything about one service. `name` equals its file's name."""
+    """Everything about one service. `name` equals its file's name.
+
+    unavailable: sources of images that cannot give it, each with the reason. A profile then does without it, and the
+    plan says so; whoever names it, or needs it, is refused.
+    """
 
     name: str
     summary: str
     containers: tuple[ContainerSpec, ...]
     profiles: frozenset[Profile] = frozenset()
     targets: frozenset[Target] = frozenset(Target)
+    unavailable: Mapping[ImageSource, str] = field(default_factory=_empty)
     roles: frozenset[Role] = frozenset()
     needs: tuple[str, ...] = ()
     jobs: tuple[Job, ...] = ()

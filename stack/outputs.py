@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-SECRET_OUTPUTS = frozenset({"admin_client_secret", "admin_password"})
+SECRET_OUTPUTS = frozenset({"admin_client_secret", "admin_password", "keys"})
 """The fields that must be exported as secret outputs."""
 
 
@@ -18,6 +18,7 @@ class StackOutputs:
     issuer: URL of the realm. admin_url: the identity provider's loopback-only listener, `https://127.0.0.1:8444`.
     admin_client_*: the service client of the identity provider's own (master) realm.
     admin_user, admin_password: the permanent administrator of the realm.
+    keys: what people need for programs of their own, "service/secret" -> value.
     """
 
     urls: Mapping[str, str]
@@ -29,6 +30,7 @@ class StackOutputs:
     admin_client_secret: str
     admin_user: str
     admin_password: str
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def to_dict(self) -> dict[str, Any]:
         """Export name -> value; the names are those `from_dict` reads."""
@@ -42,12 +44,14 @@ class StackOutputs:
         for f in fields(cls):
             name = export_name(f.name)
             value = exported.get(name)
-            if f.name == "urls":
-                urls = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None
-                if urls is None or not all(isinstance(url, str) for url in urls.values()):
+            if f.name == "keys" and value is None:
+                continue  # a stack that was brought up before there were any
+            if f.name in ("urls", "keys"):
+                texts = cast(Mapping[str, object], value) if isinstance(value, Mapping) else None
+                if texts is None or not all(isinstance(text, str) for text in texts.values()):
                     wrong.append(name)
                 else:
-                    found[f.name] = dict(urls)
+                    found[f.name] = dict(texts)
             elif isinstance(value, str) and value:
                 found[f.name] = value
             else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from stack.model import (
     ContainerSpec,
@@ -18,7 +19,9 @@ from stack.model import (
     ResourceLimits,
     Role,
     Route,
+    Secret,
     ServiceSpec,
+    Signed,
     SpecError,
     Volume,
     standin_in,
@@ -46,7 +49,8 @@ class PlannedSecret:
     """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc)."""
 
     key: SecretKey
-    source: Generated | Provided
+    source: Generated | Provided | Signed
+    handed_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +102,15 @@ class PlannedService:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that will be, in start order. Made by build(); read by derive/, deploy.py and ops/."""
+    """Everything that will be, in start order. Made by build(); read by derive/, deploy.py and ops/.
+
+    left_out: services that a chosen profile would bring and this source of images cannot give, each with the reason.
+    """
 
     settings: Settings
     host: HostProfile
     services: tuple[PlannedService, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def stack(self) -> str:
@@ -160,7 +168,7 @@ class Plan:
         for service in self.services:
             spec = service.spec
             for secret in spec.secrets:
-                found.append(PlannedSecret(key=SecretKey(spec.name, secret.name), source=secret.source))
+                found.append(_declared(spec, secret))
             for database in spec.databases:
                 found.append(PlannedSecret(key=database_secret(spec.name, database.name), source=Generated(length=32)))
             if spec.oidc:
@@ -175,6 +183,11 @@ class Plan:
         """The public URL of a route, without a trailing slash; the port only where it is not 443."""
         port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"
         return f"https://{self.host_name(route)}{port}"
+
+
+def _declared(spec: ServiceSpec, secret: Secret) -> PlannedSecret:
+    key = SecretKey(spec.name, secret.name)
+    return PlannedSecret(key=key, source=secret.source, handed_out=secret.handed_out)
 
 
 def database_secret(owner: str, database: str) -> SecretKey:
@@ -231,7 +244,7 @@ def _plan(selection: Selection) -> Plan:
         PlannedService(spec=spec, why=("retired",), containers=(), starts_after=(), retired=True)
         for spec in selection.retired
     )
-    return Plan(settings=settings, host=host, services=running + kept)
+    return Plan(settings=settings, host=host, services=running + kept, left_out=selection.left_out)
 
 
 def _container(

@@ -78,6 +78,7 @@ class Settings:
     api_webhook: str = ""
     openai_url: str = "https://api.openai.com/v1"
     openai_models: tuple[str, ...] = ("gpt-4o-mini",)
+    supabase_sites: tuple[str, ...] = ()
     down: bool = False
     provided_secrets: frozenset[str] = frozenset()
 
@@ -349,6 +350,14 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 ),
             ),
             Key(field="openai_models", kind=Kind.ARRAY, check=_MODEL),
+            Key(
+                field="supabase_sites",
+                kind=Kind.ARRAY,
+                check=_matching(
+                    r"https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?",
+                    "address, such as https://app.example.org",
+                ),
+            ),
             Key(field="down", kind=Kind.BOOLEAN, check=_same),
         )
     }

@@ -544,11 +544,23 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
             **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
             **({"KIT_REPLICATION": "1"} if database.replication else {}),
         },
-        files=tuple(_file(plan, provider, file, restarts=True) for file in job.files),
+        files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + _setup(owned),
         after=tuple(container.docker_name for container in provider.containers),
         triggers=(),
     )
     return replace(planned, grant=grant)
+
+
+def _setup(owned: Owned[Database]) -> tuple[FilePlan, ...]:
+    """What a database asks for beyond itself and its role: the passwords of further roles, and SQL."""
+    files = [
+        FilePlan(name=f"logins/{role}", text=(SecretPiece(SecretKey(owned.owner, secret)),), mode="0400", restarts=True)
+        for role, secret in sorted(owned.item.logins.items())
+    ]
+    if owned.item.setup:
+        text = (STATIC_FILES / owned.owner / owned.item.setup).read_text(encoding="utf-8")
+        files.append(FilePlan(name="setup.sql", text=(text,), mode="0400", restarts=True))
+    return tuple(files)
 
 
 def _job_plan(

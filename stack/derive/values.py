@@ -20,6 +20,7 @@ from stack.model import (
     Ref,
     Role,
     Route,
+    RouteUrl,
     SecretValue,
     ServiceSpec,
     Template,
@@ -94,6 +95,8 @@ def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
             return tuple(piece for part in parts for piece in resolve(plan, owner, part))
         case OwnUrl(route, path):
             return (plan.url(route_named(owner.spec, route)) + path,)
+        case RouteUrl(service, route, path):
+            return (plan.url(route_named(plan.service(service).spec, route)) + path,)
         case Issuer(path):
             return (issuer_url(plan) + path,)
         case Ref():

@@ -18,6 +18,7 @@ from stack.model import (
     Problem,
     Ref,
     Role,
+    RouteUrl,
     ServiceSpec,
     Target,
     Template,
@@ -45,7 +46,10 @@ class Mention:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What was chosen of a catalog. `chosen` runs, in start order; `problems` are those met while choosing."""
+    """What was chosen of a catalog. `chosen` runs, in start order; `problems` are those met while choosing.
+
+    left_out: what the profiles would bring and the source of images cannot give, with the reason.
+    """
 
     settings: Settings
     host: HostProfile
@@ -55,6 +59,7 @@ class Selection:
     retired: tuple[ServiceSpec, ...]
     providers: Mapping[Role, str]
     starts_after: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
     problems: tuple[Problem, ...]
 
     def provider(self, role: Role) -> ServiceSpec | None:
@@ -106,7 +111,7 @@ def direct_needs(spec: ServiceSpec) -> dict[str, str]:
     for name in spec.needs:
         found.setdefault(name, "needs")
     for mention in mentions(spec):
-        if isinstance(mention.value, Ref):
+        if isinstance(mention.value, Ref | RouteUrl):
             found.setdefault(mention.value.service, mention.path)
     found.pop(spec.name, None)
     return found
@@ -150,6 +155,7 @@ def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpe
         retired=tuple(catalog[name] for name in sorted(set(settings.retired)) if name in catalog),
         providers=closure.providers,
         starts_after={name: tuple(other for other in order if other in edges[name]) for name in order},
+        left_out=closure.left_out(),
         problems=tuple(problems),
     )
 
@@ -215,7 +221,7 @@ class _Closure:
             if name not in self.out:
                 spec = self.catalog[name]
                 fix = f"{', '.join(users)} {need} it: leave that out here (without: [{', '.join(users)}])"
-                what = f"does not run on {self.target}, only on {listed(spec.targets)}"
+                what = self._cannot(spec) or f"does not run on {self.target}, only on {listed(spec.targets)}"
                 yield Problem(where=at(spec), what=what, fix=fix)
 
     def _named(self, name: str) -> Iterator[Problem]:
@@ -226,11 +232,30 @@ class _Closure:
                 fix = f'stands in "{key}" as well: take it out of one of them'
                 yield Problem(where=where, what=shown(name), fix=fix)
         if name not in self.out:
-            fix = f"runs on {listed(self.catalog[name].targets)} only, and this is {self.target}: take it out"
+            spec = self.catalog[name]
+            if self.target in spec.targets:
+                fix = f"{self._cannot(spec)}: take it out, or choose images: registry for a new stack"
+            else:
+                fix = f"runs on {listed(spec.targets)} only, and this is {self.target}: take it out"
             yield Problem(where=where, what=shown(name), fix=fix)
 
+    def left_out(self) -> dict[str, str]:
+        """What was asked for by profile, could run on this target, and has no image here; with the reason."""
+        source = self.settings.images
+        return {
+            name: spec.unavailable[source]
+            for name, spec in sorted(self.catalog.items())
+            if self.wanted[name] and name not in self.out and self.target in spec.targets and source in spec.unavailable
+        }
+
+    def _cannot(self, spec: ServiceSpec) -> str:
+        """Why the source of images cannot give a service; "" where it can."""
+        reason = spec.unavailable.get(self.settings.images)
+        return f"cannot be had with images: {self.settings.images} ({reason})" if reason else ""
+
     def _possible(self, name: str) -> bool:
-        return name not in self.out and self.target in self.catalog[name].targets
+        spec = self.catalog[name]
+        return name not in self.out and self.target in spec.targets and self.settings.images not in spec.unavailable
 
     def _add(self, names: Iterable[str]) -> None:
         """Choose services and all they name, as far as they can be had."""

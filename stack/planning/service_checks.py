@@ -32,6 +32,7 @@ from stack.model import (
     Role,
     SecretValue,
     ServiceSpec,
+    Signed,
     Static,
     Tcp,
     Value,
@@ -54,6 +55,7 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _MODE = re.compile(r"0[0-7]{3}")
 _USER = re.compile(r"\d+:\d+")
 _FUNCTION = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*:[a-z_]\w*")
+_ROLE = re.compile(r"(?!postgres\Z|pg_)[a-z][a-z0-9_-]{0,62}")  # neither the superuser's name nor a reserved one
 _CAPABILITY = re.compile(r"CAP_[A-Z_]+")
 
 
@@ -315,6 +317,42 @@ def secrets(selection: Selection) -> Iterator[Problem]:
                 variables.add(variable)
 
 
+def signed(selection: Selection) -> Iterator[Problem]:
+    """A signed token is made of a secret of the same service that is not itself one."""
+    for spec in selection.chosen.values():
+        keys = [secret.name for secret in spec.secrets if not isinstance(secret.source, Signed)]
+        for secret in spec.secrets:
+            if isinstance(secret.source, Signed):
+                problem = absent(at(spec, "secrets", secret.name), "secret", secret.source.key, keys)
+                if problem:
+                    yield problem
+
+
+def databases(selection: Selection) -> Iterator[Problem]:
+    """A database's further roles have passwords, names of their own, and its SQL is there."""
+    taken: dict[str, str] = {}
+    for spec in selection.chosen.values():
+        for database in spec.databases:
+            for role in (database.name, *database.logins):
+                where = at(spec, "databases", database.name)
+                if not _ROLE.fullmatch(role):
+                    fix = "take lower-case letters, digits, dashes and underscores, and neither postgres nor pg_..."
+                    yield Problem(where=where, what=f"{shown(role)} is no name of a role", fix=fix)
+                owner = taken.setdefault(role, database.name)
+                if owner != database.name:
+                    fix = f"database {owner} has it: roles belong to the whole server, so each needs a name of its own"
+                    yield Problem(where=where, what=f"role {shown(role)} is there twice", fix=fix)
+            for role, secret in database.logins.items():
+                where = at(spec, "databases", database.name, "logins", role)
+                problem = absent(where, "secret", secret, (each.name for each in spec.secrets))
+                if problem:
+                    yield problem
+            if database.setup and not (STATIC_FILES / spec.name / database.setup).is_file():
+                fix = f"it belongs to stack/services/files/{spec.name}/"
+                where = at(spec, "databases", database.name, "setup")
+                yield Problem(where=where, what=f"there is no file {shown(database.setup)}", fix=fix)
+
+
 def own_values(selection: Selection) -> Iterator[Problem]:
     """What a service says of itself must exist: routes, databases, secrets, a client, a value for the target."""
     for spec in selection.chosen.values():
@@ -460,6 +498,8 @@ SERVICE_CHECKS: tuple[Check, ...] = (
     users,
     exceptions,
     secrets,
+    signed,
+    databases,
     own_values,
     ports,
     publishing,

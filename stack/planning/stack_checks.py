@@ -25,6 +25,7 @@ from stack.model import (
     Problem,
     Ref,
     Role,
+    RouteUrl,
     ServiceSpec,
     SpecError,
     Template,
@@ -32,7 +33,7 @@ from stack.model import (
 )
 from stack.planning import budget
 from stack.planning.resolve import Mention, Selection, at, flatten, holders, mentions
-from stack.planning.service_checks import Check, no_port, own_value
+from stack.planning.service_checks import Check, absent, no_port, own_value
 from stack.settings import Settings
 from stack.words import did_you_mean, listed, shown
 from stack.zones import ZONES, badly_joined, may_reach, shared
@@ -50,6 +51,11 @@ def references(selection: Selection) -> Iterator[Problem]:
         for mention in mentions(spec):
             if isinstance(mention.value, Ref):
                 yield from _reference(selection, at(spec, mention.path), mention.zones, mention.value)
+            elif isinstance(mention.value, RouteUrl) and mention.value.service in selection.catalog:
+                routes = (route.name for route in selection.catalog[mention.value.service].routes)
+                problem = absent(at(spec, mention.path), "route", mention.value.route, routes)
+                if problem:
+                    yield problem
 
 
 def _reference(selection: Selection, where: str, zones: frozenset[Zone], ref: Ref) -> Iterator[Problem]:

@@ -13,8 +13,8 @@ from ops.progress import Progress
 from stack import plan as planning
 from stack import targets
 from stack.catalog import discover
-from stack.derive import models, oidc, runtime, values
-from stack.model import ImageSource, Role, ServiceSpec, Target
+from stack.derive import encode, models, oidc, runtime, values
+from stack.model import ImageSource, Role, ServiceSpec, Signed, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
 from stack.settings import Settings
@@ -45,6 +45,11 @@ class Standing:
             admin_client_secret=secret,
             admin_user="admin-user",
             admin_password="not used",
+            keys={
+                str(secret.key): self.trial.secret(secret.key.owner, secret.key.name)
+                for secret in self.plan.secrets
+                if secret.handed_out
+            },
         )
 
     def name(self, container: str) -> str:
@@ -138,6 +143,7 @@ def stack(
     plan = planned({each: image.reference for each, image in images.ensure(sorted(names)).items()})
     hosts = tuple(plan.host_name(owned.item) for owned in plan.routes)
     hostile = {secret.key: HOSTILE for secret in plan.secrets if not plain(secret.key)}
+    sign(plan, hostile)
     running = Trial(runtime.build(plan), Authority(folder, hosts), values=hostile)
     running.down()
     try:
@@ -146,6 +152,14 @@ def stack(
         yield Standing(plan, running)
     finally:
         running.down()
+
+
+def sign(plan: Plan, known: dict[SecretKey, str]) -> None:
+    """The tokens among a plan's secrets, as deploy.py makes them of the others."""
+    for secret in plan.secrets:
+        if isinstance(secret.source, Signed):
+            key = SecretKey(secret.key.owner, secret.source.key)
+            known[secret.key] = encode.token(known[key], secret.source.claims)
 
 
 def inside(container: str, program: str) -> str:

@@ -1,17 +1,23 @@
 #!/bin/bash
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
-# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is the file /run/kit/password, every
-# byte of it. It reaches psql by an environment variable of this process and the server by the local socket;
-# the session logs no statement, so that it stands in no log even when something fails.
+# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is
+# the file /run/kit/password, every byte of it. Further roles that may log in are the files /run/kit/logins/<role>, their
+# passwords inside; /run/kit/setup.sql is what else the database needs, in one transaction. A password reaches psql by an
+# environment variable of this process and the server by the local socket; the session logs no statement, so that it
+# stands in no log even when something fails.
 set -euo pipefail
 
-password=$(cat /run/kit/password; printf x)
-export KIT_PASSWORD="${password%x}"
+# An environment variable, so that the password is no argument that others see. Every byte counts, line breaks too.
+take() { # FILE ROLE
+    local password
+    password=$(cat "$1"; printf x)
+    export KIT_PASSWORD="${password%x}"
+    [ -n "$KIT_PASSWORD" ] || { echo "the password of role $2 is empty"; exit 1; }
+}
+take /run/kit/password "$KIT_ROLE"
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10
 export PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
-
-[ -n "$KIT_PASSWORD" ] || { echo "the password of role $KIT_ROLE is empty"; exit 1; }
 
 query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 
@@ -32,9 +38,26 @@ REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 SQL
 unset KIT_PASSWORD
 
+for file in /run/kit/logins/*; do
+    [ -f "$file" ] || continue
+    export KIT_LOGIN="${file##*/}"
+    take "$file" "$KIT_LOGIN"
+    query <<'SQL'
+\getenv role KIT_LOGIN
+\getenv password KIT_PASSWORD
+SELECT format('CREATE ROLE %I', :'role')
+ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'password';
+\getenv database KIT_DATABASE
+GRANT CONNECT ON DATABASE :"database" TO :"role";
+SQL
+    unset KIT_PASSWORD
+done
+
+inside="dbname='${KIT_DATABASE//\'/\\\'}'"
 for extension in $KIT_EXTENSIONS; do
     export KIT_EXTENSION="$extension"
-    query --dbname "dbname='${KIT_DATABASE//\'/\\\'}'" <<'SQL'
+    query --dbname "$inside" <<'SQL'
 \getenv extension KIT_EXTENSION
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS :"extension";
@@ -42,5 +65,9 @@ CREATE EXTENSION IF NOT EXISTS :"extension";
 SELECT format('ALTER EXTENSION %I UPDATE', :'extension') \gexec
 SQL
 done
+
+if [ -f /run/kit/setup.sql ]; then
+    query --dbname "$inside" --single-transaction --file /run/kit/setup.sql
+fi
 
 echo "database $KIT_DATABASE is there, owned by role $KIT_ROLE${KIT_EXTENSIONS:+, with $KIT_EXTENSIONS}"
