@@ -8,8 +8,8 @@
 # stands in no log even when something fails.
 #
 # The superuser works in databases that others own, and who owns one may make functions and operators in it, and say
-# where its sessions look for such. This one looks in pg_catalog alone: nothing of theirs is ever run as superuser
-# (CVE-2018-1058). The session's own option counts more than the database's, so whatever is made needs its schema named.
+# where its sessions look for such. This one looks in pg_catalog alone, and finds nothing of theirs (CVE-2018-1058). The
+# session's own option counts more than what the database says. Whatever is made here needs its schema named.
 set -euo pipefail
 
 # An environment variable, so that the password is no argument that others see. Every byte counts, line breaks too.
