@@ -32,7 +32,7 @@ async function logIn() {
 	const password = fs.readFileSync('/run/kit/owner-password', 'utf8');
 	const answer = await request('POST', 'login', { emailOrLdapLoginId: asked.owner, password });
 	if (answer.status === 401) {
-		throw new Error("n8n's owner has another password than the stack knows: see docs/services/n8n.md");
+		throw new Error(`n8n has no owner ${asked.owner} with the stack's password: see docs/services/n8n.md`);
 	}
 	if (answer.status === 429) throw new Error('n8n takes no more logins for now: try again in a minute');
 	if (!answer.ok) throw new Error(`the login answered ${answer.status}`);

@@ -25,7 +25,7 @@ CONSUL = ImagePin(
     pinned="2026-11-21",
 )
 
-# Said, by one source that nobody here could check, to be its last line (docs/services/flowise.md).
+# Said to be its last line; unconfirmed (docs/services/flowise.md).
 # renovate: datasource=docker depName=flowiseai/flowise
 FLOWISE = ImagePin(
     name="flowise",

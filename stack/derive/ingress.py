@@ -33,7 +33,8 @@ UNAVAILABLE = (
 )
 UNKNOWN = "There is nothing under this name here."
 DENIED = "This address is not for the outside."
-ODD_PATH = r"(^|/)\.\.?(/|$)|//|\\"
+DOTTED_PATH = r"(^|/)\.\.?(/|$)"
+ODD_PATH = DOTTED_PATH + r"|//|\\"
 NO_LOGIN = "This address needs a login that this stack does not offer."
 
 
@@ -146,35 +147,38 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     host = plan.host_name(route)
     acl = f"host_{route.name}"
     lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
+    below = tuple(path for path in route.paths if path != "/" and path.endswith("/"))
+    if route.open or below:
+        # A path is taken as it is written, and one that a server could read as another's is below no folder.
+        lines.append(f"acl odd_{route.name} path,url_dec -m reg {quoted(ODD_PATH)}")
+        lines.append(f"acl odd_{route.name} path -m sub -i %2f %5c %2e")
     if route.access in (Access.SSO, Access.ADMIN):
         # Nobody here can ask for a login, so nobody gets in.
         spared = ""
         if route.open:
-            # A path is taken as it is written, and one that a server could read as another's is not open.
             lines.append(f"acl open_{route.name} path -m beg {' '.join(route.open)}")
-            lines.append(f"acl odd_{route.name} path,url_dec -m reg {quoted(ODD_PATH)}")
-            lines.append(f"acl odd_{route.name} path -m sub -i %2f %5c %2e")
             spared = f" !open_{route.name} || {acl} odd_{route.name}"
         deny = f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)}"
         lines.append(f"{deny} if {acl}{spared}")
     if route.deny:
         lines.append(
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
-            f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }}"
+            f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }} "
+            f"|| {acl} {{ path,url_dec -m reg {quoted(DOTTED_PATH)} }}"  # which a server may read as one of them
         )
     if route.paths:
-        lines += _only(acl, route.paths)
+        lines.append(_only(route, below))
     return "".join(f"    {line}\n" for line in lines) + "\n"
 
 
-def _only(acl: str, paths: tuple[str, ...]) -> list[str]:
-    """Refuse what is none of these paths. The path as it came: one that is written otherwise is none of them."""
-    exact = [path for path in paths if path == "/" or not path.endswith("/")]
-    below = [path for path in paths if path not in exact]
+def _only(route: Route, below: tuple[str, ...]) -> str:
+    """Refuse what is none of the route's paths. The path as it came: one that is written otherwise is none of them."""
+    acl = f"host_{route.name}"
+    exact = [path for path in route.paths if path not in below]
     allowed = [f"!{{ path -m str {' '.join(exact)} }}"] if exact else []
     allowed += [f"!{{ path -m beg {' '.join(below)} }}"] if below else []
     refusal = f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)}"
-    return [f"{refusal} if {acl} {' '.join(allowed)}"]
+    return f"{refusal} if {acl} {' '.join(allowed)}" + (f" || {acl} odd_{route.name}" if below else "")
 
 
 def _backend(service: PlannedService, route: Route) -> str:

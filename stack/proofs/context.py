@@ -115,11 +115,21 @@ class ProofContext(Protocol):
 Result = TypeVar("Result")
 
 
+def as_written(client: httpx.Client, base: str, path: str, method: str = "GET", **more: Any) -> httpx.Response:
+    """The answer to a path exactly as it is written: httpx tidies `..` away in every URL it is given.
+
+    base: the route's URL, which says whom to ask. more: as httpx.Client.request takes it. Redirects are not followed.
+    Source: the extension `target`, https://www.encode.io/httpcore/extensions/#target
+    """
+    target = {"target": path.encode()}
+    return client.request(method, base, extensions=target, follow_redirects=False, **more)
+
+
 def expect(response: httpx.Response, status: int, what: str) -> httpx.Response:
     """`response`, when it has this status. ProofError says what was answered instead."""
     if response.status_code != status:
         words = " ".join(response.text.split())[:200]
-        raise ProofError(f"{what}: {response.request.url.path} answered {response.status_code}: {words}")
+        raise ProofError(f"{what}: {_path(response.request)} answered {response.status_code}: {words}")
     return response
 
 
@@ -129,7 +139,13 @@ def parsed(response: httpx.Response, what: str) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise ProofError(f"{what}: {response.request.url.path} answered no JSON") from None
+        raise ProofError(f"{what}: {_path(response.request)} answered no JSON") from None
+
+
+def _path(request: httpx.Request) -> str:
+    """The path that was asked for, as it was sent."""
+    target: bytes | None = request.extensions.get("target")
+    return target.decode() if target else request.url.path
 
 
 def wait_for(look: Callable[[], Result | None], seconds: float, what: str) -> Result:

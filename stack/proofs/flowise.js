@@ -33,7 +33,7 @@ async function login() {
 	const password = fs.readFileSync('/run/kit/owner-password', 'utf8');
 	const { status, headers, text } = await ask('POST', 'auth/login', { email: asked.owner, password });
 	if (status === 401 || status === 404) {
-		throw new Error("Flowise's owner has another password than the stack knows: see docs/services/flowise.md");
+		throw new Error(`Flowise has no owner ${asked.owner} with the stack's password: see docs/services/flowise.md`);
 	}
 	if (status >= 300) throw new Error(`the login answered ${status}: ${text.slice(0, 200)}`);
 	cookie = headers.getSetCookie().map((line) => line.split(';')[0]).join('; ');
@@ -84,6 +84,7 @@ async function chain(model) {
 	return JSON.stringify({ nodes, edges, viewport: { x: 0, y: 0, zoom: 1 } });
 }
 
+const STRANGERS = ['claim', 'open']; // the verbs of somebody who has no account
 const verbs = {
 	// A flow that answers with a model, for whoever has the key made for it.
 	async make({ name, model }) {
@@ -103,6 +104,16 @@ const verbs = {
 		const { status } = await ask('POST', 'account/register', { user });
 		return { status };
 	},
+	// What Flowise answers, by path, to whoever asks with neither a login nor the header of its own pages.
+	async open({ paths }) {
+		const statuses = {};
+		for (const path of paths) {
+			const answer = await fetch(`http://127.0.0.1:3000${path}`, { redirect: 'manual', signal: AbortSignal.timeout(60_000) });
+			await answer.body?.cancel();
+			statuses[path] = answer.status;
+		}
+		return statuses;
+	},
 	// Every flow and key whose name starts so.
 	async remove({ prefix }) {
 		const flows = await call('GET', 'chatflows');
@@ -117,7 +128,7 @@ const verbs = {
 };
 
 async function main() {
-	if (asked.verb !== 'claim') await login();
+	if (!STRANGERS.includes(asked.verb)) await login();
 	console.log(JSON.stringify(await verbs[asked.verb](asked)));
 }
 

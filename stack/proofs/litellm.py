@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from stack.derive import models
-from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
+from stack.proofs.context import ProofContext, ProofError, as_written, expect, parsed, wait_for
 
 ROUTE = "api"
 QUESTION = "What is the colour of the sky on a clear day? One sentence."
@@ -30,6 +30,8 @@ CLOSED = (
     ("POST", "/chat/completions"),
     ("POST", "/v1/chat/completions/"),
     ("POST", "/v1/../key/generate"),
+    ("POST", "/me/../key/generate"),
+    ("POST", "/me/..%2fkey/generate"),
     ("POST", "//v1/chat/completions"),
     ("POST", "/%761/chat/completions"),
     ("POST", "/ollama/api/generate"),
@@ -116,8 +118,8 @@ def closed(ctx: ProofContext) -> None:
             expect(stranger.get(base + path), 401, "this should need a login")
         for method, path in CLOSED:
             ctx.step(f"{method} {path} at the front door")
-            url = httpx.URL(base).copy_with(raw_path=path.encode())
-            expect(stranger.request(method, url, json={} if method == "POST" else None), 403, "this should be closed")
+            body: dict[str, object] = {"json": {}} if method == "POST" else {}
+            expect(as_written(stranger, base, path, method, **body), 403, "this should be closed")
     session = _session(ctx)
     ctx.step("what is for administrators, as this user")
     expect(session.get("/me/people"), 403, "a new user may not list the others")

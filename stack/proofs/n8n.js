@@ -35,7 +35,7 @@ async function login() {
 	const password = fs.readFileSync('/run/kit/owner-password', 'utf8');
 	const answer = await ask('POST', 'login', { emailOrLdapLoginId: asked.owner, password });
 	if (answer.status === 401) {
-		throw new Error("n8n's owner has another password than the stack knows: see docs/services/n8n.md");
+		throw new Error(`n8n has no owner ${asked.owner} with the stack's password: see docs/services/n8n.md`);
 	}
 	await content(answer, 'the login');
 	cookie = answer.headers.getSetCookie()[0].split(';')[0];

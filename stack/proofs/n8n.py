@@ -8,11 +8,10 @@ import re
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from stack.proofs import ports
+from stack.proofs import paths, ports
 from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
 
 ROUTE = "n8n"
@@ -81,15 +80,8 @@ def webhook(ctx: ProofContext) -> None:
 def closed(ctx: ProofContext) -> None:
     """Without a login there is no editor, no API and no way around; the paths for callers do answer."""
     base = ctx.url(ROUTE)
+    paths.closed(ctx, ROUTE, (*CLOSED, *(("GET", path) for path in DRESSED)))
     with ctx.stranger() as stranger:
-        for method, path in CLOSED:
-            ctx.step(f"{method} {path} without a login")
-            _refused(ctx, stranger.request(method, base + path, json={} if method == "POST" else None), path)
-        for path in DRESSED:
-            ctx.step(f"{path} without a login")
-            request = stranger.build_request("GET", base)
-            request.url = request.url.copy_with(raw_path=path.encode())  # as it is written, tidied by nobody
-            _refused(ctx, stranger.send(request), path)
         for path in ("/webhook/", "/form/", "/webhook-waiting/", "/form-waiting/"):
             ctx.step(f"{path} is for callers")
             nothing = secrets.randbelow(10**9) + 10**9  # no workflow and no execution has this number yet
@@ -166,10 +158,3 @@ def _worker_of(ctx: ProofContext, execution: str) -> str | None:
         if re.search(rf"Worker finished execution {re.escape(execution)} \(job ", said):
             return container.host_name
     return None
-
-
-def _refused(ctx: ProofContext, answer: httpx.Response, path: str) -> None:
-    """Turned away, or sent to log in."""
-    issuer = urlsplit(ctx.outputs.issuer).hostname
-    if answer.status_code not in (400, 401, 403) and answer.url.host != issuer:
-        raise ProofError(f"{path} answered {answer.status_code} to nobody in particular")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from stack.proofs.context import ProofContext, ProofError, expect, parsed
+from stack.proofs.context import ProofContext, ProofError, as_written, expect, parsed
 
 ROUTE = "supabase"
 PROFILE = "kit_proof"  # the schema of the table that proofs write to
@@ -61,7 +61,7 @@ def closed(ctx: ProofContext) -> None:
         expect(stranger.get("/rest/v1/notes", headers=wrong), 401, "a call with a wrong key")
         for path in ("/pg/tables", "/", "/auth/v1", "/auth/v1/../../metrics", "//auth/v1/settings"):
             ctx.step(f"{path}")
-            answer = stranger.get(path, headers={"apikey": anon})
+            answer = as_written(stranger, ctx.url(ROUTE), path, headers={"apikey": anon})
             if answer.status_code not in (401, 403, 404):
                 raise ProofError(f"{path} answered {answer.status_code}")
         ctx.step("where the login leads")

@@ -70,10 +70,13 @@ class Standing:
         return holds, stream.getvalue()
 
     def settle(self, service: str = "") -> None:
-        """Wait until the front door has noticed that a service is there: every one with a route when none is named."""
+        """Wait until the front door has noticed that a service is there: every one with a route when none is named.
+
+        Asked is a path that the front door hands on: what it refuses by itself says nothing about the service.
+        """
         with frontdoor.browser(self.plan.settings.domain, "127.0.0.1", self.outputs.ca_pem) as visitor:
             for owned in self.plan.routes:
-                url = self.plan.url(owned.item)
+                url = self.plan.url(owned.item) + next(iter((*owned.item.open, *owned.item.paths)), "")
                 if service in ("", owned.owner):
                     trial.eventually(lambda url=url: visitor.get(url, follow_redirects=False).status_code != 503, 90)
 

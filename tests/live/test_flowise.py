@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,8 +18,9 @@ from ops import frontdoor, prove
 from ops.progress import Progress
 from ops.prove import Steps
 from stack.derive.runtime import ContainerPlan, JobPlan
-from stack.plan import SecretKey
+from stack.plan import Plan, SecretKey
 from stack.proofs import flowise
+from stack.proofs.context import ProofError
 from tests.live import standing, trial
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
@@ -80,8 +82,8 @@ class Flow:
     def owner(self) -> JobPlan:
         return next(step for step in self.up.trial.runtime.jobs if step.name.endswith("flowise-owner"))
 
-    def context(self) -> prove._Context:
-        run = prove._Run(self.up.outputs, self.up.plan, Steps(Progress(io.StringIO(), tty=False, environ={})))
+    def context(self, plan: Plan | None = None) -> prove._Context:
+        run = prove._Run(self.up.outputs, plan or self.up.plan, Steps(Progress(io.StringIO(), tty=False, environ={})))
         return prove._Context(run, "flowise")
 
     def ask(self, *calls: tuple[object, ...]) -> list[tuple[int, str]]:
@@ -190,6 +192,14 @@ def test_the_owner_is_made_once_and_nobody_else_signs_up(flow: Flow) -> None:
     context = flow.context()
     assert flowise._owner(context, verb="claim", email="eve@example.org")["status"] == 400
     assert flow.sql('select count(*) from "user"') == ["1"]
+
+
+def test_an_owner_who_is_not_there_is_named(flow: Flow) -> None:
+    """As after a change of adminEmail, which the owner does not follow."""
+    plan = flow.up.plan
+    moved = replace(plan, settings=replace(plan.settings, admin_email="moved@example.org"))
+    with pytest.raises(ProofError, match=r"Flowise has no owner moved@example\.org with the stack's password"):
+        flowise._owner(flow.context(moved), verb="nodes")
 
 
 def test_a_wrong_password_is_refused(flow: Flow) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +17,8 @@ from stack.derive.values import SecretPiece
 from stack.model import Access, Problem, SpecError, Target, Zone
 from stack.plan import Plan, build
 from stack.proofs import flowise as proofs
+from stack.proofs import paths, ports
+from stack.proofs.context import ProofContext, ProofError
 from stack.settings import Settings, load
 from stack.targets import profile
 
@@ -125,6 +129,54 @@ def test_its_database_cannot_be_left_out() -> None:
 
 def test_the_proofs_program_is_there_and_knows_its_verbs() -> None:
     program = Path(proofs.PROGRAM).read_text(encoding="utf-8")
-    for verb in ("make", "nodes", "claim", "remove"):
+    for verb in ("make", "nodes", "claim", "open", "remove"):
         assert f"async {verb}(" in program
     assert json.dumps(proofs.QUESTION)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The proof that Flowise is closed, where the front door is, and Flowise answers as it should, or `says`."""
+    plan = planned()
+    for module in (paths, ports):
+        monkeypatch.setattr(module, "closed", lambda *_: None)
+
+    def run(**says: Any) -> None:
+        right: dict[str, Any] = {
+            "open": lambda paths: dict.fromkeys(paths, 401),
+            "claim": lambda **_: {"status": 400},
+            "nodes": lambda: ["chatOllama", "llmChain"],
+        }
+        answers = {**right, **says}
+        monkeypatch.setattr(proofs, "_owner", lambda _, verb, **asked: answers[verb](**asked))
+        context = SimpleNamespace(plan=plan, service="flowise", prefix="kit-", step=lambda _: None)
+        proofs.closed(cast(ProofContext, context))
+
+    return run
+
+
+def test_the_proof_holds_where_flowise_is_closed(closed: Callable[..., None]) -> None:
+    asked: list[str] = []
+    closed(open=lambda paths: asked.extend(paths) or dict.fromkeys(paths, 403))
+    assert "/api/v1/account/forgot-password" in asked and len(asked) == len(set(asked)) > 10
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_one_path_that_is_open_inside_fails_the_proof(closed: Callable[..., None], status: int) -> None:
+    with pytest.raises(ProofError, match=f"Flowise itself answered {status}"):
+        closed(open=lambda paths: {**dict.fromkeys(paths, 401), "/api/v1/leads": status})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([], "Flowise lists no nodes: nothing is known about those that should be closed"),
+        (["llmChain"], "Flowise lists no nodes"),
+        (["chatOllama", "customMCP"], "these nodes should be closed: customMCP"),
+    ],
+)
+def test_what_is_known_about_nodes_is_known_from_a_list(
+    closed: Callable[..., None], nodes: list[str], said: str
+) -> None:
+    with pytest.raises(ProofError, match=said):
+        closed(nodes=lambda: nodes)

@@ -93,6 +93,19 @@ def test_denied_paths_are_answered_before_the_backend() -> None:
     deny = next(line for line in https.splitlines() if "path,url_dec" in line)
     assert "if host_auth" in deny and "-m beg -i /metrics /health" in deny
     assert https.index(deny) < https.index("use_backend keycloak-auth")
+    assert deny.endswith(f"|| host_auth {{ path,url_dec -m reg {quoted(ingress.DOTTED_PATH)} }}")
+
+
+def test_nothing_odd_is_below_a_folder() -> None:
+    """/v1/../key begins with /v1/, and a server may read it as /key."""
+    front = section(
+        ingress.config(planned(*with_route("open-webui", access=Access.MACHINE, paths=("/v1/", "/me")))),
+        "frontend https",
+    )
+    deny = next(line for line in front.splitlines() if "if host_chat" in line and "deny" in line)
+    assert deny.endswith("if host_chat !{ path -m str /me } !{ path -m beg /v1/ } || host_chat odd_chat")
+    assert front.count("acl odd_chat ") == 2
+    assert front.index("acl odd_chat ") < front.index(deny)
 
 
 @pytest.mark.parametrize("access", [Access.SSO, Access.ADMIN])

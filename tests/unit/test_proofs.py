@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import io
+import ssl
 import sys
+import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -21,8 +24,8 @@ from stack.catalog import discover
 from stack.model import ImageSource, Proof, Role
 from stack.outputs import SECRET_OUTPUTS, StackOutputs, export_name
 from stack.plan import Plan
-from stack.proofs import ports
-from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
+from stack.proofs import paths, ports
+from stack.proofs.context import ProofContext, ProofError, as_written, expect, parsed, wait_for
 from tests import factories
 
 ISSUER = "https://auth.kit.localhost:8443/realms/kit"
@@ -318,6 +321,78 @@ def test_the_door_connects_to_the_address_and_asks_for_the_name(monkeypatch: pyt
 def test_where_the_front_door_is(settings: dict[str, object], address: str) -> None:
     plan = planned()
     assert frontdoor.address_of(replace(plan, settings=factories.settings(**settings))) == address
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[httpx.Client, str, list[str]]]:
+    """A browser of the proofs, the address of a server behind its door, and what that server was asked."""
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append(f"{self.requestline} {self.headers['host']}")  # self.path would be tidied once more
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(302)
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...  # pyright: ignore
+
+    monkeypatch.setattr(frontdoor, "trust", lambda _: ssl.create_default_context())  # type: ignore[misc]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with frontdoor.browser("kit.localhost", "127.0.0.1", "") as browser:
+            yield browser, f"http://chat.kit.localhost:{server.server_port}", asked
+        server.shutdown()
+
+
+ODD = ("/a/../b", "/a/%2e%2e/b", "/a/..%2fb", "//a/b", "/a//b", "/auth/v1/../../metrics", "/%761/x", "/a/./b?c=../d")
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_a_path_arrives_as_it_is_written(written: tuple[httpx.Client, str, list[str]], path: str) -> None:
+    browser, base, asked = written
+    host = base.removeprefix("http://")
+    answer = as_written(browser, base, path, "POST", json={})
+    assert asked == [f"POST {path} HTTP/1.1 {host}"]
+    assert answer.status_code == 302, "a redirect is an answer, and is not followed"
+    with pytest.raises(ProofError) as said:
+        expect(answer, 403, "closed")
+    assert f"closed: {path} answered 302" in str(said.value)
+
+
+def test_without_that_a_path_is_tidied(written: tuple[httpx.Client, str, list[str]]) -> None:
+    """Why there is as_written. When this fails, httpx has changed, and as_written may go."""
+    browser, base, asked = written
+    browser.get(f"{base}/a/../b", follow_redirects=False)
+    assert asked[0].startswith("GET /b HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "turned_away"),
+    [
+        (400, "", True),
+        (401, "", True),
+        (403, "", True),
+        (200, "", False),
+        (404, "", False),
+        (302, f"{ISSUER}/protocol/openid-connect/auth?client_id=x", True),
+        (302, "/signin", False),
+        (302, "https://chat.kit.localhost:8443/", False),
+        (302, ISSUER.replace("/realms/kit", ".evil.example/"), False),
+        (302, f"{ISSUER}-other/auth", False),
+    ],
+)
+def test_turned_away_is_refused_or_sent_to_log_in(status: int, location: str, turned_away: bool) -> None:
+    answer = httpx.Response(
+        status,
+        headers={"location": location} if location else {},
+        request=httpx.Request("GET", "https://chat.kit.localhost:8443/x"),
+    )
+    assert paths.refused(answer, ISSUER) is turned_away
 
 
 # --------------------------------------------------------------------------------------------- administration

@@ -1,7 +1,7 @@
 // Makes the owner of a fresh Flowise, so that nobody else can: who signs up first would own it. Any number of runs end
 // alike.
 //
-// An owner who is there is left alone, password included.
+// An owner who is there is left alone, address and password included.
 'use strict';
 const fs = require('node:fs');
 

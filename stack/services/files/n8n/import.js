@@ -8,6 +8,7 @@ const { createHash, createHmac } = require('node:crypto');
 
 const FILES = '/run/kit';
 const url = process.env.KIT_URL;
+const email = process.env.KIT_OWNER_EMAIL;
 const password = fs.readFileSync(`${FILES}/owner-password`, 'utf8');
 let cookie = '';
 
@@ -35,11 +36,11 @@ async function logIn() {
 	}
 	for (let attempt = 1; ; attempt++) {
 		try {
-			return await call('POST', 'login', { emailOrLdapLoginId: process.env.KIT_OWNER_EMAIL, password });
+			return await call('POST', 'login', { emailOrLdapLoginId: email, password });
 		} catch (problem) {
 			if (attempt >= 8) {
 				throw problem.status === 401
-					? new Error("n8n's owner has another password than the stack knows: see docs/services/n8n.md")
+					? new Error(`n8n has no owner ${email} with the stack's password: see docs/services/n8n.md`)
 					: problem;
 			}
 			await new Promise((done) => setTimeout(done, 15_000));

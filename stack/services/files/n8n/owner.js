@@ -1,6 +1,6 @@
 // Makes the owner of a fresh n8n, so that nobody else can: who comes first would own it. Any number of runs end alike.
 //
-// An owner who is there is left alone, password included.
+// An owner who is there is left alone, address and password included.
 'use strict';
 const fs = require('node:fs');
 
