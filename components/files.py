@@ -105,8 +105,8 @@ class FileDeliveryArgs:
     after: After = ()
 
     def __post_init__(self) -> None:
-        if self.files and self.volume_name is None:
-            raise ValueError(f"{self.container_name}: files need a volume")
+        if bool(self.files) != (self.volume_name is not None):
+            raise ValueError(f"{self.container_name}: files need a volume, and a volume needs files")
         for file in self.files:
             if not NAME.fullmatch(file.name) or {".", ".."} & set(file.name.split("/")):
                 raise ValueError(f"{self.container_name}: {file.name!r} is no plain relative file name")

@@ -67,7 +67,11 @@ def _preview(parser: argparse.ArgumentParser) -> None:
 
 def _status(parser: argparse.ArgumentParser) -> None:
     _json(parser)
-    parser.add_argument("--show-login", action="store_true", help="print the first user's name and password")
+    parser.add_argument(
+        "--show-login",
+        action="store_true",
+        help="print the first user's name and password, and the keys for apps of your own",
+    )
 
 
 def _workflow(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = session.plan()  # its problems first, all at once
     pulumi: Pulumi = session.ready_pulumi()
     clear_stale_locks(session.state)
-    for text in session.moved(plan):  # before the configuration is the new one
+    for text in session.moved(plan):
         console.warn(text)
     session.write_config(pulumi)
     flags = {

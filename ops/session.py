@@ -17,7 +17,7 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import lock, settings
+from stack import lock
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
@@ -132,10 +132,14 @@ class Session:
         return load_plan(self.root, self.stack, self.overrides(down=down))
 
     def moved(self, plan: Plan) -> list[str]:
-        """What changed since the configuration was last written and matters to what is there already."""
-        before = self.state.merged_config()
-        known = {key: config_value(before, self.state.project, key) for key in settings.KEYS} if before else {}
-        return planview.moved(plan, known) if before else []
+        """What changed since an `up` last went through and matters to what is there already."""
+        before = self.state.settled()
+        return planview.moved(plan, before) if before is not None else []
+
+    def record_settled(self, plan: Plan) -> None:
+        """An `up` went through: from now on other values of its choices are a change."""
+        choices = (choice for service in plan.running for choice in service.spec.choices)
+        self.state.record_settled({choice.key: choice.read(plan.settings) for choice in choices})
 
     def plan_or_problems(self) -> tuple[Plan | None, tuple[Problem, ...]]:
         """The plan, or what is wrong with it."""

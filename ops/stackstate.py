@@ -2,7 +2,7 @@
 
     $XDG_STATE_HOME/ai-kit/backend/           Pulumi's file backend
     $XDG_STATE_HOME/ai-kit/passphrase         what encrypts the secrets in it, mode 0600, made once
-    $XDG_STATE_HOME/ai-kit/stacks/<stack>/    Pulumi.<stack>.yaml (the merged copy), choices.json,
+    $XDG_STATE_HOME/ai-kit/stacks/<stack>/    Pulumi.<stack>.yaml (the merged copy), choices.json, settled.json,
                                               images.lock.json, ca.pem, logs/
 
 A backend or passphrase that the user's environment names wins over ours.
@@ -65,6 +65,7 @@ class StackState:
         self.config_file = self.directory / f"Pulumi.{stack}.yaml"
         self.ca_file = self.directory / "ca.pem"
         self._choices_file = self.directory / "choices.json"
+        self._settled_file = self.directory / "settled.json"
         self._locks_file = self.directory / lock.FILE
         self._passphrase_file = self.home / "passphrase"
 
@@ -194,6 +195,21 @@ class StackState:
 
     def record(self, choices: Choices) -> None:
         write_atomically(self._choices_file, json.dumps(asdict(choices), indent=2) + "\n")
+
+    def settled(self) -> Mapping[str, str] | None:
+        """What each Choice was when an `up` last went through; None before the first."""
+        try:
+            return cast(dict[str, str], json.loads(self._settled_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise KitError(
+                f"{self._settled_file} cannot be read ({error}).",
+                "It only records what the last up ran with, so that a change is told: remove it.",
+            ) from error
+
+    def record_settled(self, values: Mapping[str, str]) -> None:
+        write_atomically(self._settled_file, json.dumps(dict(values), indent=2) + "\n")
 
     def image_locks(self) -> Mapping[str, ImageLock]:
         """What the images of this stack were when they were first used."""

@@ -157,8 +157,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show_login(session: Session) -> int:
-    """Print the first user's name and password: only ever because somebody asked."""
+    """Print the first user's name and password, and the keys that are handed out: only ever because somebody asked."""
     outputs = session.outputs(session.ready_pulumi())
     console.say(f"user      {outputs.get('adminUser')}")
     console.say(f"password  {outputs.get('adminPassword')}")
+    for name, value in sorted((outputs.get("keys") or {}).items()):
+        console.say(f"key       {name}  {value}")
     return 0

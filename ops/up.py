@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.done(
         f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
     )
+    session.record_settled(plan)
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)

@@ -66,7 +66,8 @@ SERVICE = ServiceSpec(
             user="1000:1000",
             zones=frozenset({Zone.DATA}),
             ports=(Port("http", 6333),),
-            entrypoint=("/qdrant/entrypoint.sh",),
+            # Not the image's script: asked to stop it ends before the server does, which is then killed.
+            entrypoint=("/qdrant/qdrant",),
             command=("--config-path", "/run/kit/qdrant.yaml"),
             env={
                 "HOME": "/tmp",

@@ -220,7 +220,7 @@ SERVICE = ServiceSpec(
             image=images.SUPABASE_REST,
             user="1000:1000",
             zones=frozenset({Zone.APP, Zone.DATA}),
-            ports=(Port("rest", 3000), Port("rest-ready", 3001)),
+            ports=(Port("rest", 3000),),
             env={
                 "PGRST_DB_URI": "@/run/kit/database-url",
                 "PGRST_JWT_SECRET": "@/run/kit/jwt-secret",
@@ -231,6 +231,8 @@ SERVICE = ServiceSpec(
                 "PGRST_DB_POOL": "5",
                 "PGRST_SERVER_PORT": "3000",
                 "PGRST_ADMIN_SERVER_PORT": "3001",
+                # Only the probe asks it; with the default, which is no address, the probe refuses to run.
+                "PGRST_ADMIN_SERVER_HOST": "127.0.0.1",
                 "PGRST_OPENAPI_SERVER_PROXY_URI": OwnUrl("supabase", "/rest/v1"),
             },
             files=(

@@ -441,6 +441,7 @@ class TestFileDelivery:
             {"files": [DeliveredFile(name="a", content="x", mode="644")]},
             {"ownership": [Ownership(volume="v", owner="999", mode="0700")]},
             {"volume_name": None},
+            {"files": []},
         ],
     )
     def test_refuses_what_it_could_not_carry_out(self, changes: dict[str, Any]) -> None:

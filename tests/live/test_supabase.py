@@ -14,6 +14,7 @@ import hmac
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -146,7 +147,11 @@ def test_the_database_job_ends_alike_however_often_it_runs(backend: Standing) ->
     assert everything() == before
     sql(
         backend,
-        "DROP EVENT TRIGGER kit_private_rows; ALTER ROLE authenticator INHERIT; ALTER ROLE anon BYPASSRLS;"
+        "DROP EVENT TRIGGER kit_shapes_changed; DROP EVENT TRIGGER kit_private_rows;"
+        # As an older setup made it.
+        "CREATE EVENT TRIGGER kit_private_rows ON ddl_command_end WHEN TAG IN ('CREATE TABLE')"
+        "EXECUTE FUNCTION kit.private_rows();"
+        "ALTER ROLE authenticator INHERIT; ALTER ROLE anon BYPASSRLS;"
         "REVOKE service_role FROM authenticator; ALTER TABLE kit_proof.notes DISABLE ROW LEVEL SECURITY;"
         "ALTER ROLE supabase_admin SUPERUSER",
     )
@@ -184,6 +189,83 @@ def test_a_new_table_is_in_the_api_and_shows_nothing_until_it_has_a_policy(backe
             assert [row["name"] for row in anybody.get("/rest/v1/things").json()] == ["of nobody"]
     finally:
         meta(backend, "DROP TABLE public.things")
+
+
+def test_a_new_view_shows_no_more_than_the_table_behind_it(backend: Standing) -> None:
+    """A view is read as its owner unless told otherwise, and a materialized view has no policies at all."""
+    status, answer = meta(
+        backend,
+        "CREATE TABLE public.things (owner uuid DEFAULT auth.uid(), name text);"
+        "INSERT INTO public.things VALUES (NULL, 'of nobody'), (NULL, 'hidden');"
+        "CREATE VIEW public.seen AS SELECT name FROM public.things;"
+        "CREATE OR REPLACE VIEW public.seen AS SELECT name, owner FROM public.things;"
+        'CREATE VIEW public."it\'s; $$ %s" AS SELECT name FROM public.things;'
+        "CREATE MATERIALIZED VIEW public.kept AS SELECT name FROM public.things;"
+        "CREATE TABLE public.copied AS SELECT name FROM public.things;"
+        "SELECT name INTO public.selected FROM public.things",
+    )
+    assert status == 200, answer
+    try:
+        with app(backend, apikey=key(backend, "anon-key")) as anybody:
+            for name in ("things", "seen", "copied", "selected"):
+                assert anybody.get(f"/rest/v1/{name}").json() == [], name
+            assert anybody.get("/rest/v1/kept").status_code == 401
+        token = forged(
+            {"role": "authenticated", "sub": "00000000-0000-4000-8000-000000000001"}, key(backend, "jwt-secret")
+        )
+        with app(backend, apikey=key(backend, "anon-key"), authorization=f"Bearer {token}") as person:
+            assert person.get("/rest/v1/seen").json() == []
+            assert person.get("/rest/v1/kept").status_code == 403
+        with app(backend, apikey=key(backend, "service-key")) as service:
+            for name in ("things", "seen", "kept", "copied", "selected"):
+                rows = service.get(f"/rest/v1/{name}").json()
+                assert {row["name"] for row in rows} == {"of nobody", "hidden"}, name
+        views = "SELECT count(*) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace"
+        assert sql(backend, views) == sql(backend, f"{views} AND 'security_invoker=true' = ANY (reloptions)") == "2"
+        meta(backend, "CREATE POLICY all_see ON public.things FOR SELECT TO anon USING (name = 'of nobody')")
+        with app(backend, apikey=key(backend, "anon-key")) as anybody:
+            assert [row["name"] for row in anybody.get("/rest/v1/seen").json()] == ["of nobody"]
+    finally:
+        meta(backend, "DROP TABLE public.things CASCADE; DROP TABLE public.copied, public.selected")
+
+
+def test_the_database_job_runs_nothing_that_a_databases_owner_planted(backend: Standing) -> None:
+    """Who owns a database may make functions and operators there, and say where sessions look for such."""
+    job = database_job(backend)
+    assert job.grant
+    # As for a service that asks for an extension: one more statement of the superuser's inside the database.
+    job = replace(job, grant=replace(job.grant, extensions=("vector",)))
+    become = "ALTER ROLE supabase_admin SUPERUSER"
+    status, answer = meta(
+        backend,
+        "CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE plpgsql AS $$"
+        f"BEGIN {become}; RETURN pg_catalog.format($1, VARIADIC ARRAY[$2]); END $$;"
+        "CREATE FUNCTION public.alike(name, text) RETURNS boolean LANGUAGE plpgsql AS $$"
+        f"BEGIN {become}; RETURN pg_catalog.nameeqtext($1, $2); END $$;"
+        "CREATE OPERATOR public.= (LEFTARG = name, RIGHTARG = text, FUNCTION = public.alike);"
+        "ALTER DATABASE supabase SET search_path = public, pg_catalog",
+    )
+    assert status == 200, answer
+    try:
+        rights = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = 'supabase_admin'::regrole"
+        backend.trial.run(job)
+        assert sql(backend, rights, "postgres") == "f"
+        # It would have been run by a superuser that looks where the database says.
+        sql(backend, "SELECT format('%s', 'x')")
+        assert sql(backend, rights, "postgres") == "t"
+    finally:
+        sql(backend, "ALTER ROLE supabase_admin NOSUPERUSER; ALTER DATABASE supabase RESET search_path", "postgres")
+        sql(backend, "DROP OPERATOR public.= (name, text)")
+        sql(backend, "DROP FUNCTION public.format(text, text), public.alike(name, text)")
+
+
+def test_the_rest_services_probe_needs_an_address_that_can_be_asked(backend: Standing) -> None:
+    """As upstream's does: with its default, no address, it refuses to run, and the service would never be healthy."""
+    probe = (backend.name("supabase-rest"), "postgrest", "--ready")
+    docker("exec", *probe)
+    for host in ("", "!4", "*"):
+        said = docker("exec", "--env", f"PGRST_ADMIN_SERVER_HOST={host}", *probe, check=False)
+        assert f'cannot be used when server-host is configured as "{host or "!4"}"' in said
 
 
 def test_policies_know_who_asks(backend: Standing) -> None:

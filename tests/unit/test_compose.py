@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_a_database_job_gets_what_its_script_reads(built: Runtime, services: dic
         assert name in given and f"${name}" in script.replace("${", "$").replace("}", "") and name in component
     files = compose.project(built, "bench", read).files
     assert files["files/kit-dev-database-open-webui/password"] == SECRET
+
+
+def test_the_superuser_looks_for_nothing_where_others_may_make_things() -> None:
+    """With pg_catalog alone in its path, whatever is made needs its schema named."""
+    script = (ROOT / "stack/services/files/postgres/database.sh").read_text(encoding="utf-8")
+    assert re.search(r"^export PGOPTIONS=.*-c search_path=pg_catalog", script, re.MULTILINE)
+    for path in (ROOT / "stack/services/files").rglob("*"):
+        if path.suffix in (".sql", ".sh"):
+            for line in re.findall(r"^CREATE EXTENSION.*", path.read_text(encoding="utf-8"), re.MULTILINE):
+                assert " SCHEMA " in line, f"{path.name}: {line}"
 
 
 def test_everything_carries_the_stacks_label(services: dict[str, Any]) -> None:

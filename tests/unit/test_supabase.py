@@ -109,6 +109,8 @@ def test_the_rest_service_needs_no_shell() -> None:
     step = next(step for step in runtime.build(planned()).containers if step.name == "kit-test-supabase-rest")
     assert not step.entrypoint and not any(file.name == "start" for file in step.files)
     assert step.health.argv == ("postgrest", "--ready")
+    # Upstream's probe refuses to run where the admin server has no address of its own.
+    assert step.env["PGRST_ADMIN_SERVER_HOST"] == "127.0.0.1"
     assert {"database-url", "jwt-secret"} == {file.name for file in step.files}
 
 

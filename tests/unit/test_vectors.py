@@ -182,7 +182,8 @@ def test_what_a_change_means_for_what_is_there_is_said(
     session = Session("dev", root)
     assert not session.moved(after)  # the first time there is nothing yet
     session.state.config_file.parent.mkdir(parents=True, exist_ok=True)
-    session.state.write_config({"config": {"ai-kit:target": "dev"}})
+    session.record_settled(before)
+    session.state.write_config({"config": {"ai-kit:vectorStore": "qdrant"}})  # by a preview, or an up that failed
     assert session.moved(after) == [said] and not session.moved(before)
 
 

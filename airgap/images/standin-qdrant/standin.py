@@ -131,7 +131,8 @@ class Store:
     """Every collection. The engine is used by one thread only, so each request is whole."""
 
     def __init__(self, folder: Path, *, on_disk_payload: bool) -> None:
-        self.folder = folder / "collections"
+        # Not "collections": that is the real server's, and what it holds must outlive this one.
+        self.folder = folder / "standin"
         self.on_disk_payload = on_disk_payload
         self.all: dict[str, Collection] = {}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ def setting(name: str, default: str = "") -> str:
 
 
 ADMIN_PORT = int(setting("PGRST_ADMIN_SERVER_PORT", "3001"))
+ADMIN_HOST = setting("PGRST_ADMIN_SERVER_HOST") or setting("PGRST_SERVER_HOST") or "!4"
+SPECIAL = ("*", "*4", "!4", "*6", "!6")  # names for all addresses, none of them one that could be asked
 
 
 class Refusal(Exception):
@@ -257,9 +259,14 @@ class Admin(BaseHTTPRequestHandler):
 
 
 def ready() -> None:
-    """What `postgrest --ready` does: asks the running server."""
+    """What `postgrest --ready` does: asks the running server, and refuses where that has no address to be asked at."""
+    if ADMIN_HOST in SPECIAL:
+        sys.exit(
+            f'ERROR: The `--ready` flag cannot be used when server-host is configured as "{ADMIN_HOST}". '
+            'Please update your server-host config to "localhost".'
+        )
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{ADMIN_PORT}/ready", timeout=4) as answer:
+        with urllib.request.urlopen(f"http://{ADMIN_HOST}:{ADMIN_PORT}/ready", timeout=4) as answer:
             sys.exit(0 if answer.status == 200 else 1)
     except (urllib.error.URLError, OSError):
         sys.exit(1)
@@ -269,7 +276,7 @@ def main() -> None:
     if sys.argv[1:] == ["--ready"]:
         ready()
     Handler.config = Admin.config = Config()
-    admin = ThreadingHTTPServer(("0.0.0.0", ADMIN_PORT), Admin)
+    admin = ThreadingHTTPServer(("0.0.0.0" if ADMIN_HOST in SPECIAL else ADMIN_HOST, ADMIN_PORT), Admin)
     server = ThreadingHTTPServer(("0.0.0.0", int(setting("PGRST_SERVER_PORT", "3000"))), Handler)
     admin.daemon_threads = server.daemon_threads = True
     threading.Thread(target=admin.serve_forever, daemon=True).start()

@@ -6,6 +6,10 @@
 # passwords inside; /run/kit/setup.sql is what else the database needs, in one transaction. A password reaches psql by an
 # environment variable of this process and the server by the local socket; the session logs no statement, so that it
 # stands in no log even when something fails.
+#
+# The superuser works in databases that others own, and who owns one may make functions and operators in it, and say
+# where its sessions look for such. This one looks in pg_catalog alone, and finds nothing of theirs (CVE-2018-1058). The
+# session's own option counts more than what the database says. Whatever is made here needs its schema named.
 set -euo pipefail
 
 # An environment variable, so that the password is no argument that others see. Every byte counts, line breaks too.
@@ -17,7 +21,8 @@ take() { # FILE ROLE
 }
 take /run/kit/password "$KIT_ROLE"
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10
-export PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
+PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
+export PGOPTIONS="$PGOPTIONS -c search_path=pg_catalog"
 
 query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 
@@ -60,9 +65,9 @@ for extension in $KIT_EXTENSIONS; do
     query --dbname "$inside" <<'SQL'
 \getenv extension KIT_EXTENSION
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS :"extension";
+CREATE EXTENSION IF NOT EXISTS :"extension" SCHEMA public;
 -- Does nothing when the extension is already as new as the server's files.
-SELECT format('ALTER EXTENSION %I UPDATE', :'extension') \gexec
+SELECT pg_catalog.format('ALTER EXTENSION %I UPDATE', :'extension') \gexec
 SQL
 done
 

@@ -1,10 +1,11 @@
 -- What Supabase's services expect of their database, beside what they make themselves (auth migrates its own schema).
 -- Run by the superuser, in one transaction, any number of times. Nobody but the superuser is one: Studio's role owns
--- this database and nothing else, since other services' databases are on the same server.
+-- this database and nothing else, since other services' databases are on the same server. The job looks for functions
+-- and operators in pg_catalog alone, since people make their own in `public`.
 SET LOCAL client_min_messages = warning;
 
 -- Roles that a request takes on. They cannot log in; `authenticator`, as whom the REST service does, may become them.
-SELECT format('CREATE ROLE %I', wanted.name)
+SELECT pg_catalog.format('CREATE ROLE %I', wanted.name)
   FROM (VALUES ('anon'), ('authenticated'), ('service_role')) AS wanted (name)
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted.name) \gexec
 ALTER ROLE anon          NOLOGIN NOSUPERUSER NOINHERIT NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
@@ -53,18 +54,26 @@ ALTER DEFAULT PRIVILEGES FOR ROLE supabase, supabase_admin IN SCHEMA public
 CREATE SCHEMA IF NOT EXISTS kit;
 REVOKE ALL ON SCHEMA kit FROM PUBLIC;
 
--- A new table in `public` begins with row level security on: without a policy it shows nobody anything, instead of
--- everything to whoever has the public key.
+-- What is new in `public` shows nobody anything by itself, instead of everything to whoever has the public key. A table
+-- begins with row level security on. A view is read as who asks, not as its owner, whom no policy holds. A materialized
+-- view has no policies: it is for the service key alone until somebody grants more.
 CREATE OR REPLACE FUNCTION kit.private_rows() RETURNS event_trigger
     LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
     made record;
 BEGIN
     FOR made IN
-        SELECT objid::regclass AS name FROM pg_event_trigger_ddl_commands()
-         WHERE object_type = 'table' AND schema_name = 'public' AND NOT in_extension
+        SELECT objid::regclass AS name, object_type AS kind FROM pg_event_trigger_ddl_commands()
+         WHERE object_type IN ('table', 'view', 'materialized view') AND schema_name = 'public' AND NOT in_extension
     LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', made.name);
+        CASE made.kind
+            WHEN 'table' THEN
+                EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', made.name);
+            WHEN 'view' THEN
+                EXECUTE format('ALTER VIEW %s SET (security_invoker = true)', made.name);
+            ELSE
+                EXECUTE format('REVOKE ALL ON %s FROM anon, authenticated', made.name);
+        END CASE;
     END LOOP;
 END
 $$;
@@ -77,20 +86,15 @@ BEGIN
 END
 $$;
 
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'kit_private_rows') THEN
-        CREATE EVENT TRIGGER kit_private_rows ON ddl_command_end
-            WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION kit.private_rows();
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'kit_shapes_changed') THEN
-        CREATE EVENT TRIGGER kit_shapes_changed ON ddl_command_end EXECUTE FUNCTION kit.shapes_changed();
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'kit_shapes_dropped') THEN
-        CREATE EVENT TRIGGER kit_shapes_dropped ON sql_drop EXECUTE FUNCTION kit.shapes_changed();
-    END IF;
-END
-$$;
+-- Made anew each time: a stack that is there already gets what has changed here.
+DROP EVENT TRIGGER IF EXISTS kit_private_rows;
+CREATE EVENT TRIGGER kit_private_rows ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE VIEW', 'CREATE MATERIALIZED VIEW')
+    EXECUTE FUNCTION kit.private_rows();
+DROP EVENT TRIGGER IF EXISTS kit_shapes_changed;
+CREATE EVENT TRIGGER kit_shapes_changed ON ddl_command_end EXECUTE FUNCTION kit.shapes_changed();
+DROP EVENT TRIGGER IF EXISTS kit_shapes_dropped;
+CREATE EVENT TRIGGER kit_shapes_dropped ON sql_drop EXECUTE FUNCTION kit.shapes_changed();
 
 -- Where the proof of use writes: a table in a schema of its own, private by row, empty between proofs.
 CREATE SCHEMA IF NOT EXISTS kit_proof;
