@@ -19,7 +19,8 @@ def definitions(own: str, reach: Set[Zone]) -> Callable[[Plan], str]:
 
     One service per service of the plan, an instance of it per port of each container, tagged with the port's name.
     Its address is the container's name inside the stack. A check opens a connection, and only where the catalogue
-    shares a zone with the container: others are listed without one, so that nothing is called healthy unseen.
+    shares a zone with the container: others are listed without one, and Consul counts those as healthy without having
+    looked.
     """
 
     def make(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""The service catalogue, as the services inside use it: the page at the front door is for administrators."""
+"""The service catalogue, as the services inside use it: its page waits for its login (the front door answers 403)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from stack.proofs.context import ProofContext, ProofError
 
 
 def catalogue(ctx: ProofContext) -> None:
-    """There is a leader; what the plan runs is what is found; without a token nothing is, and nothing is written."""
+    """There is a leader; what the plan runs is what is found; without a token nothing is, and nothing is written.
+
+    What somebody registered is not looked at: the job names what carries the plan's mark, and the catalogue itself.
+    """
     ctx.step("ask for the leader and for services, with and without a token")
     said = ctx.run_job("access")
     found = set(said.partition("token alone:")[2].split())

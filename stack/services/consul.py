@@ -39,7 +39,8 @@ from stack.model import (
 ZONES = frozenset({Zone.APP, Zone.DATA})
 
 # A server of one. Gossip and replication stay on loopback: nobody joins, and an address that changes with each start
-# would leave it without a leader.
+# would leave it without a leader. A stack may be down, or a backup old, for longer than a week: by default a server
+# does not start again after that, lest it meets others that went on without it. There are none.
 CONFIG = Template(
     (
         """\
@@ -51,6 +52,7 @@ CONFIG = Template(
   "data_dir": "/consul/data",
   "bind_addr": "127.0.0.1",
   "advertise_addr": "127.0.0.1",
+  "server_rejoin_age_max": "876000h",
   "client_addr": "0.0.0.0",
   "ports": {"http": 8500, "dns": 8600, "https": -1, "grpc": -1, "grpc_tls": -1},
   "encrypt": \"""",

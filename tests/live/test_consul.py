@@ -30,7 +30,7 @@ pytestmark = pytest.mark.live
 
 MANAGEMENT, READER = SecretKey("consul", "management"), SecretKey("consul", "reader")
 FOUND = "found with a token alone: consul redis"
-SRV = 33
+A, CNAME, SRV = 1, 5, 33
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,8 @@ def test_a_service_is_found_over_http_and_dns(directory: Standing) -> None:
     trial.eventually(lambda: status(directory, "redis") == {"passing"}, 90)
     count, answer = dns(directory, "redis.service.consul", SRV)
     assert count == 1 and struct.pack(">H", 6379) in answer and b"redis" in answer
+    count, answer = dns(directory, "redis.service.consul", A)
+    assert count == 1 and struct.pack(">HH", CNAME, 1) in answer, "a name that Docker's DNS knows"
     assert dns(directory, "nobody.service.consul", SRV)[0] == 0
 
 
@@ -177,6 +179,50 @@ def test_what_was_written_outlives_a_kill_and_a_new_container(directory: Standin
     restart(directory)
     trial.eventually(lambda: ask(directory, "/v1/kv/kept?raw", manager).text == "by the log", 30)
     assert FOUND in directory.trial.run(job(directory))
+
+
+def test_it_starts_again_after_a_long_time_down(directory: Standing) -> None:
+    name, seen = directory.name("consul"), "/consul/data/server_metadata.json"
+    assert "last_seen_unix" in docker("exec", name, "cat", seen)
+    docker("exec", name, "sh", "-c", f"""echo '{{"last_seen_unix": 1}}' >{seen}""")
+    docker("kill", name)  # whoever stops it in peace may have the time written down
+    docker("start", name)
+    directory.trial.wait_healthy(server(directory))
+    assert ask(directory, "/v1/status/leader").json() == "127.0.0.1:8300"
+    assert FOUND in directory.trial.run(job(directory)), "soon after the election, too"
+
+
+def test_a_service_that_somebody_registered_is_theirs(directory: Standing) -> None:
+    """No port, and words in its metadata that look like a service of ours."""
+    manager = token(directory, MANAGEMENT)
+    theirs = json.dumps({"Name": "somebodys", "Meta": {"Service": "nowhere"}}).encode()
+    assert ask(directory, "/v1/agent/service/register", manager, method="PUT", body=theirs).status_code == 200
+    try:
+        trial.eventually(lambda: "somebodys" in ask(directory, "/v1/catalog/services", manager).json(), 30)
+        words = directory.trial.run(job(directory))
+        assert FOUND in words and "somebodys" not in words
+        holds, text = directory.prove("consul")
+        assert holds, text
+        assert "2 services found" in text
+        assert "somebodys" in ask(directory, "/v1/catalog/services", manager).json(), "it stays"
+    finally:
+        ask(directory, "/v1/agent/service/deregister/somebodys", manager, method="PUT")
+
+
+def test_a_token_that_the_server_does_not_have_changes_nothing(directory: Standing) -> None:
+    kept = directory.trial.values[MANAGEMENT]
+    directory.trial.values[MANAGEMENT] = "another"
+    try:
+        with pytest.raises(RuntimeError, match="has not taken this stack's token yet") as caught:
+            directory.trial.run(job(directory))
+        assert "docker logs kit-directory-consul" in str(caught.value)
+    finally:
+        directory.trial.values[MANAGEMENT] = kept
+    assert FOUND in directory.trial.run(job(directory))
+
+
+def test_a_job_that_takes_too_long_leaves_nothing_behind(directory: Standing) -> None:
+    trial.stopped_in_time(directory.trial, job(directory))
 
 
 def test_rotated_tokens_replace_the_older_ones_and_nobody_elses(directory: Standing) -> None:

@@ -179,6 +179,10 @@ def test_a_rotated_key_replaces_the_older_one_and_nobody_elses(storage: Standing
         storage.trial.values[KEY] = "rotated " + HOSTILE
 
 
+def test_a_job_that_takes_too_long_leaves_nothing_behind(storage: Standing) -> None:
+    trial.stopped_in_time(storage.trial, job(storage))
+
+
 def test_memory_stays_below_the_limit(storage: Standing) -> None:
     used = trial.memory_mb(storage.name("garage"))
     print(f"garage: {used:.0f} MB, start {storage.trial.started[storage.name('garage')]:.1f} s")

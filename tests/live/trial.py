@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stack.derive.encode import encode
@@ -296,6 +296,14 @@ def eventually(holds: Callable[[], bool], seconds: float) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
         time.sleep(0.3)
+
+
+def stopped_in_time(trial: Trial, job: JobPlan) -> None:
+    """A job of a script that waits for a server which is not there cleans up when its time is over."""
+    script = " ".join((*job.entrypoint, *job.command))
+    held = f"mkdir /tmp/w && TMPDIR=/tmp/w timeout 3 {script}; echo ended $?; ls -A /tmp/w"
+    alone = replace(job, entrypoint=("sh", "-c", held), command=(), env={**job.env, "KIT_HOST": "127.0.0.1"})
+    assert trial.run(alone).strip() == "ended 143", "it waited, was stopped, and left no file"
 
 
 def _shell(word: str) -> str:

@@ -7,6 +7,8 @@ umask 077
 export CONSUL_HTTP_TOKEN_FILE=/run/kit/management
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
+trap 'exit 143' TERM INT HUP
 
 stop() { echo "$1"; exit 1; }
 
@@ -41,9 +43,8 @@ while [ "$status" != 200 ] && [ $tries -lt 20 ]; do
     sleep 1
     ask GET /v1/acl/token/self /run/kit/management ''
 done
-[ "$status" = 200 ] || refused "This volume does not know the token of this stack: it was made by another, or the state
-that had it is gone. Nothing was changed. Go back to the state that made it, or start with an empty volume
-(./kit down --data removes it with all others); the server"
+[ "$status" = 200 ] || refused "the server has not taken this stack's token yet (no leader? a slow or full disk?).
+Nothing was changed; its log says why: docker logs kit-$KIT_STACK-consul. The server"
 
 # ------------------------------------------------------------------------------------------------------- tokens
 
@@ -80,16 +81,30 @@ done <"$work/old"
 ask GET /v1/status/leader '' ''
 leader=$(tr -d '"\n' <"$work/body")
 [ "$status" = 200 ] && [ -n "$leader" ] || refused 'there is no leader'
-ask GET /v1/catalog/services /run/kit/reader ''
-[ "$status" = 200 ] || refused 'the catalogue was not read'
-listed=$(grep -o '"[a-z0-9-]*": *\[' "$work/body" | cut -d '"' -f 2 | sort)
-found=''
-for name in $listed; do
-    ask GET "/v1/catalog/service/$name" /run/kit/reader ''
-    [ "$status" = 200 ] && grep -q '"ServicePort": *[1-9]' "$work/body" || refused "$name was not found with the token"
-    found="$found $name"
+# The agent brings what it has into the catalogue after the election, and after an error up to 30 s later. Of that, what
+# the plan lists: it carries `declared-in`. What somebody registered is somebody's, and may look as it likes.
+end=$(($(date +%s) + 45))
+while :; do
+    ask GET '/v1/agent/services?filter=%22declared-in%22%20in%20Meta' /run/kit/reader ''
+    [ "$status" = 200 ] || refused "the agent's services were not read"
+    grep -o '"Service": *"[a-z0-9-]*"' "$work/body" | cut -d '"' -f 4 | sort -u >"$work/held"
+    ask GET /v1/catalog/services /run/kit/reader ''
+    [ "$status" = 200 ] || refused 'the catalogue was not read'
+    grep -o '"[a-z0-9-]*": *\[' "$work/body" | cut -d '"' -f 2 | sort >"$work/listed"
+    echo consul >>"$work/held"
+    missing=$(grep -v -x -F -f "$work/listed" "$work/held" | tr '\n' ' ')
+    [ -n "$missing" ] || break
+    [ "$(date +%s)" -lt $end ] || stop "not in the catalogue: $missing"
+    sleep 1
 done
-[ -n "$found" ] || stop 'the catalogue is empty'
+found=''
+while read -r name; do
+    ask GET "/v1/catalog/service/$name" /run/kit/reader ''
+    [ "$status" = 200 ] || refused "$name was not found with the token"
+    [ "$name" = consul ] || grep -q '"declared-in"' "$work/body" || continue
+    grep -q '"ServicePort": *[1-9]' "$work/body" || refused "$name was found without a port"
+    found="$found $name"
+done <"$work/listed"
 ask GET /v1/catalog/services '' ''
 if [ "$status" = 200 ] && grep -q '"[a-z0-9-]*": *\[' "$work/body"; then stop 'the catalogue was read without a token'; fi
 ask PUT /v1/kv/kit-proof '' 'x'

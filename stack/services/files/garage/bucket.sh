@@ -10,6 +10,8 @@ key_id=$(cat /run/kit/key-id)
 key=$(cat /run/kit/key)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
+trap 'exit 143' TERM INT HUP
 
 stop() { echo "$1"; exit 1; }
 
