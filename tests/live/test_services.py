@@ -10,7 +10,7 @@ import io
 import json
 import ssl
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,22 +84,23 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     from airgap import images
 
-    catalogue = discover()
-    names = {container.image.name for spec in catalogue for container in spec.containers}
-    names |= {job.image.name for spec in catalogue for job in spec.jobs} | {"tools"}
-    built = {name: image.reference for name, image in images.ensure(sorted(names)).items()}
-    settings = Settings(
-        stack=STACK,
-        target=Target.DEV,
-        http_port=18462,
-        https_port=18463,
-        admin_port=ADMIN_PORT,
-        images=ImageSource.AIRGAP,
-        airgap_images=built,
-        models=models.TINY_CHAT,
-        embedding_model=models.TINY_EMBEDDING,
-    )
-    plan = planning.build(settings, targets.profile(settings), catalogue)
+    def planned(built: Mapping[str, str]) -> planning.Plan:
+        settings = Settings(
+            stack=STACK,
+            target=Target.DEV,
+            http_port=18462,
+            https_port=18463,
+            admin_port=ADMIN_PORT,
+            images=ImageSource.AIRGAP,
+            airgap_images=built,
+            models=models.TINY_CHAT,
+            embedding_model=models.TINY_EMBEDDING,
+        )
+        return planning.build(settings, targets.profile(settings), discover())
+
+    # Only what this stack runs is built: nobody waits for the images of the others.
+    names = {step.image.removeprefix("airgap:") for step in runtime.build(planned({})).steps} | {"tools"}
+    plan = planned({name: image.reference for name, image in images.ensure(sorted(names)).items()})
     hosts = tuple(plan.host_name(owned.item) for owned in plan.routes)
     authority = Authority(tmp_path_factory.mktemp("authority"), hosts)
     hostile = {secret.key: HOSTILE for secret in plan.secrets if not secret.key.name.startswith("session")}
@@ -112,7 +113,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
             services.outputs.admin_url,
             authority.ca_pem,
             (services.outputs.admin_client_id, services.outputs.admin_client_secret),
-            settings.realm,
+            plan.settings.realm,
             [(client, running.secret(client.service, "oidc")) for client in oidc.clients(plan)],
         )
         yield services
