@@ -65,8 +65,8 @@ def render(root: Path) -> str:
 
 
 def _profiles() -> Iterator[str]:
-    """One line per profile, as the services' files say. What these need in turn comes with them."""
+    """One line per profile, as the services' files say."""
     services = catalog.discover()
     for name, summary in catalog.profiles(services).items():
-        members = [spec.name for spec in services if name in {profile.name for profile in spec.profiles}]
-        yield f"| `{name}` | {summary.translate(ESCAPED)} | {', '.join(members)} |\n"
+        members = ", ".join(spec.name for spec in catalog.members(services, name))
+        yield f"| `{name}` | {summary.translate(ESCAPED)} | {members} |\n"

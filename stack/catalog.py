@@ -48,6 +48,11 @@ def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
     return frozenset(key for key in found if key) | of_workflows
 
 
+def members(services: Iterable[ServiceSpec], profile: str) -> list[ServiceSpec]:
+    """The services that say they belong to a profile. What these need comes with them."""
+    return [spec for spec in services if profile in {each.name for each in spec.profiles}]
+
+
 def profiles(services: Iterable[ServiceSpec]) -> Mapping[str, str]:
     """What each profile is for, by its name."""
     members = sorted({profile for spec in services for profile in spec.profiles})
@@ -63,10 +68,10 @@ def _profile_problems(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
             if profile.summary:
                 found[profile.name].append(spec)
     for name, speakers in sorted(found.items()):
-        members = [spec.source for spec in services if name in {profile.name for profile in spec.profiles}]
         if not speakers:
             fix = f'say it in one of its services: Profile("{name}", "...")'
-            yield Problem(where=members[0], what=f'nobody says what profile "{name}" is for', fix=fix)
+            first = members(services, name)[0]
+            yield Problem(where=first.source, what=f'nobody says what profile "{name}" is for', fix=fix)
         if len(speakers) > 1:
             fix = f'leave it to one of them: Profile("{name}") in the others'
             what = f'profile "{name}" is described in {" and ".join(spec.source for spec in speakers)}'

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from string import Formatter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,6 +24,7 @@ def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
 
+STATIC_FILES = Path(__file__).resolve().parent / "services" / "files"
 CONFIG_DIR = "/run/kit"  # where every container finds its delivered files, read-only
 
 
@@ -381,9 +383,14 @@ class Template:
 
 @dataclass(frozen=True)
 class Static:
-    """A file kept in services/files/<service>/."""
+    """A file kept in services/files/<service>/; shared: in services/files/shared/, for several services."""
 
     name: str
+    shared: bool = False
+
+    def path(self, service: str) -> Path:
+        """Where it is kept; whether it is there is not looked at."""
+        return STATIC_FILES / ("shared" if self.shared else service) / self.name
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from stack import images
 from stack.derive import probe
@@ -43,7 +42,6 @@ from stack.zones import ZONES
 
 __all__ = ["CaPiece", "LeafPiece", "Piece", "SecretPiece", "Text"]
 
-STATIC_FILES = Path(__file__).resolve().parent.parent / "services" / "files"
 
 # Becomes the image's own program after exporting what may stand in no `docker inspect`. The x keeps trailing
 # newlines, which $(...) would drop. The bundle: the system's CAs where the image has them, and the stack's.
@@ -419,8 +417,8 @@ def _files(
 
 def _file(plan: Plan, service: PlannedService, file: File, *, restarts: bool) -> FilePlan:
     match file.source:
-        case Static(name):
-            text: Text = ((STATIC_FILES / service.name / name).read_text(encoding="utf-8"),)
+        case Static():
+            text: Text = (file.source.path(service.name).read_text(encoding="utf-8"),)
         case Derived(make):
             text = resolve(plan, service, make(plan))
         case Template():
@@ -558,7 +556,7 @@ def _setup(owned: Owned[Database]) -> tuple[FilePlan, ...]:
         for role, secret in sorted(owned.item.logins.items())
     ]
     if owned.item.setup:
-        text = (STATIC_FILES / owned.owner / owned.item.setup).read_text(encoding="utf-8")
+        text = Static(owned.item.setup).path(owned.owner).read_text(encoding="utf-8")
         files.append(FilePlan(name="setup.sql", text=(text,), mode="0400", restarts=True))
     return tuple(files)
 

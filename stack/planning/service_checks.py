@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 from stack.model import (
     AsEnv,
@@ -48,7 +47,6 @@ TCP_PROBES = ("bash", "nc", "python3", "node")
 
 SHELLS = frozenset({"sh", "bash"})
 RESERVED_FILES = frozenset({"start", "ca.pem"})  # delivered by the kit itself, beside env/<variable>
-STATIC_FILES = Path(__file__).resolve().parent.parent / "services" / "files"
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -222,9 +220,9 @@ def files(selection: Selection) -> Iterator[Problem]:
 def _sources(spec: ServiceSpec, holder: ContainerSpec | Job) -> Iterator[Problem]:
     for file in holder.files:
         where = at(spec, holder.name, "files", file.name)
-        if isinstance(file.source, Static) and not (STATIC_FILES / spec.name / file.source.name).is_file():
+        if isinstance(file.source, Static) and not (kept := file.source.path(spec.name)).is_file():
             fix = f"put it there, or correct the name {shown(file.source.name)}"
-            yield Problem(where=where, what=f"stack/services/files/{spec.name} has no such file", fix=fix)
+            yield Problem(where=where, what=f"stack/services/files/{kept.parent.name} has no such file", fix=fix)
         if isinstance(holder, ContainerSpec) and file.reload and not holder.reload:
             fix = f"give container {holder.name} the command that reloads it (reload=...), or let a change restart it"
             yield Problem(where=where, what="is to be reloaded, and nothing says how", fix=fix)
@@ -347,7 +345,7 @@ def databases(selection: Selection) -> Iterator[Problem]:
                 problem = absent(where, "secret", secret, (each.name for each in spec.secrets))
                 if problem:
                     yield problem
-            if database.setup and not (STATIC_FILES / spec.name / database.setup).is_file():
+            if database.setup and not Static(database.setup).path(spec.name).is_file():
                 fix = f"it belongs to stack/services/files/{spec.name}/"
                 where = at(spec, "databases", database.name, "setup")
                 yield Problem(where=where, what=f"there is no file {shown(database.setup)}", fix=fix)

@@ -7,9 +7,11 @@ and what an interrupted run left behind.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -123,6 +125,15 @@ def as_written(client: httpx.Client, base: str, path: str, method: str = "GET", 
     """
     target = {"target": path.encode()}
     return client.request(method, base, extensions=target, follow_redirects=False, **more)
+
+
+def as_owner(ctx: ProofContext, program: Path, **asked: object) -> Any:
+    """What a service answers its owner: `program`, JavaScript for Node, asks it from inside its container `main`.
+
+    asked: what the program takes, as JSON, with the owner's address added. No secret: the program reads that itself.
+    """
+    request = json.dumps({**asked, "owner": ctx.plan.settings.admin_email})
+    return json.loads(ctx.inside("main", ("node", "-e", program.read_text(encoding="utf-8"), request)))
 
 
 def expect(response: httpx.Response, status: int, what: str) -> httpx.Response:

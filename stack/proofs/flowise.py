@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import httpx
 
 from stack.derive import models
 from stack.proofs import paths, ports
-from stack.proofs.context import ProofContext, ProofError, parsed, wait_for
+from stack.proofs.context import ProofContext, ProofError, as_owner, parsed, wait_for
 
 ROUTE = "flowise"
 PROGRAM = Path(__file__).with_suffix(".js")
@@ -99,8 +98,7 @@ def make(ctx: ProofContext, name: str) -> dict[str, str]:
 
 def _owner(ctx: ProofContext, **asked: object) -> Any:
     """What Flowise answers its owner."""
-    request = json.dumps({**asked, "owner": ctx.plan.settings.admin_email})
-    return json.loads(ctx.inside("main", ("node", "-e", PROGRAM.read_text(encoding="utf-8"), request)))
+    return as_owner(ctx, PROGRAM, **asked)
 
 
 def _variable(ctx: ProofContext, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import httpx
 
 from stack.proofs import paths, ports
-from stack.proofs.context import ProofContext, ProofError, expect, parsed, wait_for
+from stack.proofs.context import ProofContext, ProofError, as_owner, expect, parsed, wait_for
 
 ROUTE = "n8n"
 PROGRAM = Path(__file__).with_suffix(".js")
@@ -101,8 +100,7 @@ def make(ctx: ProofContext, path: str) -> str:
 
 def _owner(ctx: ProofContext, **asked: object) -> Any:
     """What n8n answers its owner."""
-    request = json.dumps({**asked, "owner": ctx.plan.settings.admin_email})
-    return json.loads(ctx.inside("main", ("node", "-e", PROGRAM.read_text(encoding="utf-8"), request)))
+    return as_owner(ctx, PROGRAM, **asked)
 
 
 def _workflow(path: str) -> dict[str, Any]:

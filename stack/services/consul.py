@@ -148,6 +148,7 @@ SERVICE = ServiceSpec(
             },
             files=(
                 File(name="access.sh", source=Static("access.sh")),
+                File(name="http.sh", source=Static("http.sh", shared=True)),
                 File(name="reader.hcl", source=Static("reader.hcl")),
                 File(name="management", source=Template((SecretValue("management", Encoding.UUID),))),
                 File(name="reader", source=Template((SecretValue("reader", Encoding.UUID),))),

@@ -119,6 +119,7 @@ SERVICE = ServiceSpec(
             },
             files=(
                 File(name="bucket.sh", source=Static("bucket.sh")),
+                File(name="http.sh", source=Static("http.sh", shared=True)),
                 key("admin-token", "admin"),
                 # A key that is taken away never comes back under its name: another secret has another name.
                 key("key-id", "key", Encoding.NAME_24, before="GK"),

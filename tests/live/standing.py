@@ -14,6 +14,7 @@ from stack import plan as planning
 from stack import targets
 from stack.catalog import discover
 from stack.derive import encode, models, oidc, runtime, values
+from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.model import ImageSource, Role, ServiceSpec, Signed, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
@@ -55,8 +56,16 @@ class Standing:
     def name(self, container: str) -> str:
         return f"kit-{self.plan.stack}-{container}"
 
+    def container(self, service: str) -> ContainerPlan:
+        """The first container of a service."""
+        return next(step for step in self.trial.runtime.containers if step.service == service)
+
+    def job(self, name: str) -> JobPlan:
+        """A job, by its service and name: <service>-<job>."""
+        return next(step for step in self.trial.runtime.jobs if step.name == self.name(name))
+
     def image(self, service: str) -> str:
-        return next(c.image for c in self.trial.runtime.containers if c.service == service)
+        return self.container(service).image
 
     def prove(self, service: str = "") -> tuple[bool, str]:
         """Run every proof, or those of one service; whether all hold, and what a person read."""

@@ -19,7 +19,6 @@ import pytest
 
 from stack.catalog import discover
 from stack.derive.encode import encode
-from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.model import Encoding
 from stack.plan import SecretKey
 from tests.live import standing, trial
@@ -45,14 +44,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         up.trial.values[READER] = "reader " + HOSTILE
         up.trial.up()
         yield up
-
-
-def server(directory: Standing) -> ContainerPlan:
-    return next(step for step in directory.trial.runtime.containers if step.service == "consul")
-
-
-def job(directory: Standing) -> JobPlan:
-    return next(step for step in directory.trial.runtime.jobs if step.name.endswith("consul-access"))
 
 
 def address(directory: Standing) -> str:
@@ -86,13 +77,13 @@ def status(directory: Standing, service: str) -> set[str]:
 
 
 def restart(directory: Standing) -> None:
-    directory.trial.start(server(directory))
-    directory.trial.wait_healthy(server(directory))
+    directory.trial.start(directory.container("consul"))
+    directory.trial.wait_healthy(directory.container("consul"))
 
 
 def test_there_is_a_leader_and_the_plan_is_listed_and_proven(directory: Standing) -> None:
     assert ask(directory, "/v1/status/leader").json() == "127.0.0.1:8300"
-    assert FOUND in directory.trial.run(job(directory)), "a second run ends as the first"
+    assert FOUND in directory.trial.run(directory.job("consul-access")), "a second run ends as the first"
     holds, text = directory.prove("consul")
     assert holds, text
     assert "2 services found" in text
@@ -135,7 +126,7 @@ def test_without_a_token_nothing_is_answered(directory: Standing) -> None:
 def test_the_secrets_are_in_no_log_process_list_or_inspect(directory: Standing) -> None:
     secrets = {token(directory, MANAGEMENT), token(directory, READER), HOSTILE}
     secrets.add(encode(directory.trial.secret("consul", "gossip"), Encoding.BASE64_32))
-    for name in (directory.name("consul"), job(directory).name):
+    for name in (directory.name("consul"), directory.job("consul-access").name):
         for text in (docker("logs", name, check=False), docker("inspect", name)):
             assert not [secret for secret in secrets if secret in text], f"{name} shows a secret"
     processes = docker("top", directory.name("consul"), "-eo", "pid,args")
@@ -151,7 +142,7 @@ def test_it_has_no_way_out_and_no_capability(directory: Standing) -> None:
 
 
 def test_a_changed_plan_is_taken_in_place(directory: Standing) -> None:
-    plan = server(directory)
+    plan = directory.container("consul")
     begin = json.loads(docker("inspect", plan.name))[0]["State"]["StartedAt"]
     more = json.dumps({"services": [{"name": "later", "address": "later", "port": 1}]})
     changed = tuple(replace(file, text=(more,)) if file.name == "services.json" else file for file in plan.files)
@@ -173,12 +164,12 @@ def test_what_was_written_outlives_a_kill_and_a_new_container(directory: Standin
     assert ask(directory, "/v1/kv/kept", manager, method="PUT", body=b"by the log").text.strip() == "true"
     docker("kill", directory.name("consul"))
     docker("start", directory.name("consul"))
-    directory.trial.wait_healthy(server(directory))
+    directory.trial.wait_healthy(directory.container("consul"))
     trial.eventually(lambda: ask(directory, "/v1/kv/kept?raw", manager).text == "by the log", 30)
     docker("stop", "--time", "30", directory.name("consul"))
     restart(directory)
     trial.eventually(lambda: ask(directory, "/v1/kv/kept?raw", manager).text == "by the log", 30)
-    assert FOUND in directory.trial.run(job(directory))
+    assert FOUND in directory.trial.run(directory.job("consul-access"))
 
 
 def test_it_starts_again_after_a_long_time_down(directory: Standing) -> None:
@@ -187,9 +178,9 @@ def test_it_starts_again_after_a_long_time_down(directory: Standing) -> None:
     docker("exec", name, "sh", "-c", f"""echo '{{"last_seen_unix": 1}}' >{seen}""")
     docker("kill", name)  # whoever stops it in peace may have the time written down
     docker("start", name)
-    directory.trial.wait_healthy(server(directory))
+    directory.trial.wait_healthy(directory.container("consul"))
     assert ask(directory, "/v1/status/leader").json() == "127.0.0.1:8300"
-    assert FOUND in directory.trial.run(job(directory)), "soon after the election, too"
+    assert FOUND in directory.trial.run(directory.job("consul-access")), "soon after the election, too"
 
 
 def test_a_service_that_somebody_registered_is_theirs(directory: Standing) -> None:
@@ -199,7 +190,7 @@ def test_a_service_that_somebody_registered_is_theirs(directory: Standing) -> No
     assert ask(directory, "/v1/agent/service/register", manager, method="PUT", body=theirs).status_code == 200
     try:
         trial.eventually(lambda: "somebodys" in ask(directory, "/v1/catalog/services", manager).json(), 30)
-        words = directory.trial.run(job(directory))
+        words = directory.trial.run(directory.job("consul-access"))
         assert FOUND in words and "somebodys" not in words
         holds, text = directory.prove("consul")
         assert holds, text
@@ -214,15 +205,15 @@ def test_a_token_that_the_server_does_not_have_changes_nothing(directory: Standi
     directory.trial.values[MANAGEMENT] = "another"
     try:
         with pytest.raises(RuntimeError, match="has not taken this stack's token yet") as caught:
-            directory.trial.run(job(directory))
+            directory.trial.run(directory.job("consul-access"))
         assert "docker logs kit-directory-consul" in str(caught.value)
     finally:
         directory.trial.values[MANAGEMENT] = kept
-    assert FOUND in directory.trial.run(job(directory))
+    assert FOUND in directory.trial.run(directory.job("consul-access"))
 
 
 def test_a_job_that_takes_too_long_leaves_nothing_behind(directory: Standing) -> None:
-    trial.stopped_in_time(directory.trial, job(directory))
+    trial.stopped_in_time(directory.trial, directory.job("consul-access"))
 
 
 def test_rotated_tokens_replace_the_older_ones_and_nobody_elses(directory: Standing) -> None:
@@ -233,17 +224,17 @@ def test_rotated_tokens_replace_the_older_ones_and_nobody_elses(directory: Stand
     for key in before:
         directory.trial.values[key] = f"rotated {key.name} {HOSTILE}"
     restart(directory)
-    words = directory.trial.run(job(directory))
+    words = directory.trial.run(directory.job("consul-access"))
     assert words.count("an older token is gone") == 2 and FOUND in words
     for old in before.values():
         assert ask(directory, "/v1/acl/token/self", old).status_code == 403
     for who in (made, *(token(directory, key) for key in before)):
         assert ask(directory, "/v1/acl/token/self", who).status_code == 200
     assert ask(directory, "/v1/kv/kept?raw", token(directory, MANAGEMENT)).text == "by the log"
-    assert "older token" not in directory.trial.run(job(directory))
+    assert "older token" not in directory.trial.run(directory.job("consul-access"))
 
 
 def test_memory_stays_below_the_limit(directory: Standing) -> None:
     used = trial.memory_mb(directory.name("consul"))
     print(f"consul: {used:.0f} MB, start {directory.trial.started[directory.name('consul')]:.1f} s")
-    assert not used > 0.9 * server(directory).limits.memory_mb
+    assert not used > 0.9 * directory.container("consul").limits.memory_mb

@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from stack.derive.encode import encode
-from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.model import Encoding
 from stack.plan import SecretKey
 from tests.live import standing, trial
@@ -35,14 +34,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("authority")
     with standing.stack("storage", folder, "storage", http_port=18642, https_port=18643, admin_port=18644) as up:
         yield up
-
-
-def server(storage: Standing) -> ContainerPlan:
-    return next(step for step in storage.trial.runtime.containers if step.service == "garage")
-
-
-def job(storage: Standing) -> JobPlan:
-    return next(step for step in storage.trial.runtime.jobs if step.name.endswith("garage-bucket"))
 
 
 def address(storage: Standing) -> str:
@@ -98,7 +89,7 @@ def garage(storage: Standing, *argv: str) -> str:
 
 
 def test_an_object_is_written_read_and_removed_and_proven(storage: Standing) -> None:
-    assert HELD in storage.trial.run(job(storage)), "a second run ends as the first"
+    assert HELD in storage.trial.run(storage.job("garage-bucket")), "a second run ends as the first"
     holds, text = storage.prove()
     assert holds, text
     assert HELD in text
@@ -134,7 +125,7 @@ def test_without_the_key_nothing_is_answered(storage: Standing) -> None:
 
 def test_the_secrets_are_in_no_log_process_list_or_inspect(storage: Standing) -> None:
     forms = {encode(HOSTILE, encoding) for encoding in (Encoding.RAW, Encoding.HEX_32)}
-    for name in (storage.name("garage"), job(storage).name):
+    for name in (storage.name("garage"), storage.job("garage-bucket").name):
         for text in (docker("logs", name, check=False), docker("inspect", name)):
             assert not [form for form in forms if form in text], f"{name} shows a secret"
     processes = docker("top", storage.name("garage"), "-eo", "pid,args")
@@ -152,16 +143,16 @@ def test_what_was_written_outlives_a_kill(storage: Standing) -> None:
     assert s3(storage, "PUT", "/kit/kept", b"by the disk").status_code == 200
     docker("kill", storage.name("garage"))
     docker("start", storage.name("garage"))
-    storage.trial.wait_healthy(server(storage))
+    storage.trial.wait_healthy(storage.container("garage"))
     trial.eventually(lambda: s3(storage, "GET", "/kit/kept").content == b"by the disk", 30)
 
 
 def test_it_stops_when_asked_and_a_new_container_has_the_same_objects(storage: Standing) -> None:
     docker("stop", "--time", "30", storage.name("garage"))
     assert json.loads(docker("inspect", storage.name("garage")))[0]["State"]["ExitCode"] == 0
-    storage.trial.start(server(storage))
-    storage.trial.wait_healthy(server(storage))
-    assert HELD in storage.trial.run(job(storage))
+    storage.trial.start(storage.container("garage"))
+    storage.trial.wait_healthy(storage.container("garage"))
+    assert HELD in storage.trial.run(storage.job("garage-bucket"))
     assert s3(storage, "GET", "/kit/kept").content == b"by the disk"
 
 
@@ -169,10 +160,10 @@ def test_a_rotated_key_replaces_the_older_one_and_nobody_elses(storage: Standing
     garage(storage, "key", "create", "somebody")
     storage.trial.values[KEY] = "rotated " + HOSTILE
     try:
-        assert "older key" in storage.trial.run(job(storage))
+        assert "older key" in storage.trial.run(storage.job("garage-bucket"))
         assert s3(storage, "GET", "/kit/kept").content == b"by the disk"
         assert s3(storage, "GET", "/kit/kept", secret=HOSTILE).status_code == 403
-        assert "older key" not in storage.trial.run(job(storage))
+        assert "older key" not in storage.trial.run(storage.job("garage-bucket"))
         keys = garage(storage, "key", "list")
         assert "somebody" in keys and keys.count("kit-services") == 1
     finally:
@@ -180,10 +171,10 @@ def test_a_rotated_key_replaces_the_older_one_and_nobody_elses(storage: Standing
 
 
 def test_a_job_that_takes_too_long_leaves_nothing_behind(storage: Standing) -> None:
-    trial.stopped_in_time(storage.trial, job(storage))
+    trial.stopped_in_time(storage.trial, storage.job("garage-bucket"))
 
 
 def test_memory_stays_below_the_limit(storage: Standing) -> None:
     used = trial.memory_mb(storage.name("garage"))
     print(f"garage: {used:.0f} MB, start {storage.trial.started[storage.name('garage')]:.1f} s")
-    assert not used > 0.9 * server(storage).limits.memory_mb
+    assert not used > 0.9 * storage.container("garage").limits.memory_mb

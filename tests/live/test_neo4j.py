@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.plan import SecretKey
 from tests.live import standing, trial
 from tests.live.standing import Standing
@@ -30,14 +29,6 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("authority")
     with standing.stack("graph", folder, "graph", http_port=18632, https_port=18633, admin_port=18634) as up:
         yield up
-
-
-def server(graph: Standing) -> ContainerPlan:
-    return next(step for step in graph.trial.runtime.containers if step.service == "neo4j")
-
-
-def job(graph: Standing) -> JobPlan:
-    return next(step for step in graph.trial.runtime.jobs if step.name.endswith("neo4j-graph"))
 
 
 def query(graph: Standing, statement: str) -> object:
@@ -60,7 +51,7 @@ def query(graph: Standing, statement: str) -> object:
 
 
 def test_a_node_is_written_found_and_removed_and_proven(graph: Standing) -> None:
-    assert "written, found, removed" in graph.trial.run(job(graph))
+    assert "written, found, removed" in graph.trial.run(graph.job("neo4j-graph"))
     holds, text = graph.prove()
     assert holds, text
     assert "written, found, removed" in text
@@ -68,7 +59,7 @@ def test_a_node_is_written_found_and_removed_and_proven(graph: Standing) -> None
 
 
 def test_the_password_is_in_no_log_process_list_or_inspect(graph: Standing) -> None:
-    for name in (graph.name("neo4j"), job(graph).name):
+    for name in (graph.name("neo4j"), graph.job("neo4j-graph").name):
         for text in (docker("logs", name, check=False), docker("inspect", name)):
             for needle in (HOSTILE, HOSTILE[:12], json.dumps(HOSTILE)[1:-1]):
                 assert needle not in text, f"{name} shows the password"
@@ -101,7 +92,7 @@ def test_what_was_committed_outlives_a_kill(graph: Standing) -> None:
     query(graph, "CREATE (:Kept {by: 'the log'})")
     docker("kill", graph.name("neo4j"))
     docker("start", graph.name("neo4j"))
-    graph.trial.wait_healthy(server(graph))
+    graph.trial.wait_healthy(graph.container("neo4j"))
     assert query(graph, "MATCH (n:Kept) DETACH DELETE n RETURN count(n)") == 1
 
 
@@ -111,30 +102,30 @@ def test_it_stops_when_asked_and_starts_again_with_the_same_password(graph: Stan
     assert json.loads(docker("inspect", graph.name("neo4j")))[0]["State"]["ExitCode"] in (0, 143)
     assert time.monotonic() - begin < 60
     docker("start", graph.name("neo4j"))
-    graph.trial.wait_healthy(server(graph))
-    assert "written, found, removed" in graph.trial.run(job(graph))
+    graph.trial.wait_healthy(graph.container("neo4j"))
+    assert "written, found, removed" in graph.trial.run(graph.job("neo4j-graph"))
 
 
 def test_a_volume_with_another_password_is_told_apart(graph: Standing) -> None:
     graph.trial.values[PASSWORD] = "another" + HOSTILE
     try:
-        graph.trial.start(server(graph))
-        graph.trial.wait_healthy(server(graph))
+        graph.trial.start(graph.container("neo4j"))
+        graph.trial.wait_healthy(graph.container("neo4j"))
         with pytest.raises(RuntimeError, match="another password than this stack's"):
-            graph.trial.run(job(graph))
+            graph.trial.run(graph.job("neo4j-graph"))
         holds, text = graph.prove()
         assert not holds and "another password" in text
     finally:
         graph.trial.values[PASSWORD] = HOSTILE
-        graph.trial.start(server(graph))
-        graph.trial.wait_healthy(server(graph))
+        graph.trial.start(graph.container("neo4j"))
+        graph.trial.wait_healthy(graph.container("neo4j"))
     # Three wrong passwords lock a user out for five seconds.
     trial.eventually(lambda: "removed" in _run_quietly(graph), 60)
 
 
 def _run_quietly(graph: Standing) -> str:
     try:
-        return graph.trial.run(job(graph))
+        return graph.trial.run(graph.job("neo4j-graph"))
     except RuntimeError as problem:
         return str(problem).split("\n")[0]
 
@@ -142,13 +133,13 @@ def _run_quietly(graph: Standing) -> str:
 def test_the_way_out_that_it_names_gives_the_volume_this_stacks_password(graph: Standing) -> None:
     query(graph, "CREATE (:Kept {by: 'whoever made this volume'})")
     graph.trial.values[PASSWORD] = "the one of this stack " + HOSTILE
-    graph.trial.start(server(graph))
-    graph.trial.wait_healthy(server(graph))
+    graph.trial.start(graph.container("neo4j"))
+    graph.trial.wait_healthy(graph.container("neo4j"))
     with pytest.raises(RuntimeError) as refused:
-        graph.trial.run(job(graph))
+        graph.trial.run(graph.job("neo4j-graph"))
     way = next(line for line in str(refused.value).splitlines() if "adopt-password" in line)
     subprocess.run(["bash", "-euc", way.strip()], check=True, capture_output=True)
-    graph.trial.wait_healthy(server(graph))
+    graph.trial.wait_healthy(graph.container("neo4j"))
     trial.eventually(lambda: "removed" in _run_quietly(graph), 180)
     assert query(graph, "MATCH (n:Kept) DETACH DELETE n RETURN count(n)") == 1
     log = docker("logs", graph.name("neo4j"), check=False)
@@ -158,4 +149,4 @@ def test_the_way_out_that_it_names_gives_the_volume_this_stacks_password(graph: 
 def test_memory_stays_below_the_limit(graph: Standing) -> None:
     used = trial.memory_mb(graph.name("neo4j"))
     print(f"neo4j: {used:.0f} MB, start {graph.trial.started[graph.name('neo4j')]:.1f} s")
-    assert not used > 0.9 * server(graph).limits.memory_mb
+    assert not used > 0.9 * graph.container("neo4j").limits.memory_mb

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.plan import SecretKey
 from tests.live import standing, trial
 from tests.live.standing import Standing
@@ -35,14 +34,6 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         up.trial.values[KEY] = HOSTILE
         up.trial.up()
         yield up
-
-
-def server(up: Standing) -> ContainerPlan:
-    return next(step for step in up.trial.runtime.containers if step.service == "qdrant")
-
-
-def job(up: Standing) -> JobPlan:
-    return next(step for step in up.trial.runtime.jobs if step.name.endswith("qdrant-vectors"))
 
 
 ASK = """
@@ -88,7 +79,7 @@ def count(up: Standing, name: str) -> int:
 
 
 def test_vectors_are_written_found_and_removed_and_proven(vectors: Standing) -> None:
-    assert "written, found, removed; refused without the key" in vectors.trial.run(job(vectors))
+    assert "written, found, removed; refused without the key" in vectors.trial.run(vectors.job("qdrant-vectors"))
     holds, text = vectors.prove()
     assert holds, text
     assert text.count("[stand-in: standin-qdrant]") == 2
@@ -105,7 +96,7 @@ def test_it_says_what_it_is(vectors: Standing) -> None:
 
 
 def test_the_key_is_in_no_log_process_list_or_inspect(vectors: Standing) -> None:
-    for name in (vectors.name("qdrant"), job(vectors).name):
+    for name in (vectors.name("qdrant"), vectors.job("qdrant-vectors").name):
         for text in (docker("logs", name, check=False), docker("inspect", name)):
             for needle in (HOSTILE, HOSTILE[:10], json.dumps(HOSTILE)[1:-1]):
                 assert needle not in text, f"{name} shows the key"
@@ -172,7 +163,7 @@ def test_what_was_acknowledged_outlives_a_kill(vectors: Standing) -> None:
     docker("exec", vectors.name("qdrant"), "sh", "-c", f"mkdir -p {real.rpartition('/')[0]} && echo x >{real}")
     docker("kill", vectors.name("qdrant"))
     docker("start", vectors.name("qdrant"))
-    vectors.trial.wait_healthy(server(vectors))
+    vectors.trial.wait_healthy(vectors.container("qdrant"))
     assert count(vectors, "kept") == 200
     assert docker("exec", vectors.name("qdrant"), "cat", real).strip() == "x"
     assert ask(vectors, "DELETE", "/collections/kept")[0] == 200
@@ -185,7 +176,7 @@ def test_it_stops_when_asked_and_starts_with_the_same_vectors(vectors: Standing)
     assert json.loads(docker("inspect", vectors.name("qdrant")))[0]["State"]["ExitCode"] in (0, 143)
     assert time.monotonic() - begin < 30
     docker("start", vectors.name("qdrant"))
-    vectors.trial.wait_healthy(server(vectors))
+    vectors.trial.wait_healthy(vectors.container("qdrant"))
     query = {"query": [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], "limit": 1, "with_payload": True}
     (found,) = ask(vectors, "POST", "/collections/stays/points/query", query)[1]["result"]["points"]
     assert found["payload"]["n"] == found["id"] == 3
@@ -195,19 +186,19 @@ def test_it_stops_when_asked_and_starts_with_the_same_vectors(vectors: Standing)
 def test_the_copy_that_a_backup_takes_comes_back(vectors: Standing) -> None:
     """As the volume's BackupSet says: while the server is stopped."""
     name, tools = vectors.name("qdrant"), vectors.trial.runtime.tools_image
-    volume = next(mount.volume for mount in server(vectors).mounts if mount.path == "/qdrant/storage")
+    volume = next(mount.volume for mount in vectors.container("qdrant").mounts if mount.path == "/qdrant/storage")
     fill(vectors, "before", 40)
     docker("stop", "--time", "60", name)
     argv = ["run", "--rm", "-i", "--network", "none", "-v", f"{volume}:/v", "--entrypoint", "sh", tools, "-c"]
     copy = subprocess.run(["docker", *argv, "tar -c -C /v ."], capture_output=True, check=True).stdout
     docker("start", name)
-    vectors.trial.wait_healthy(server(vectors))
+    vectors.trial.wait_healthy(vectors.container("qdrant"))
     fill(vectors, "after", 5)
     ask(vectors, "DELETE", "/collections/before")
     docker("stop", "--time", "60", name)
     docker(*argv, "rm -rf /v/* && tar -x -p -C /v", data=copy)
     docker("start", name)
-    vectors.trial.wait_healthy(server(vectors))
+    vectors.trial.wait_healthy(vectors.container("qdrant"))
     names = [each["name"] for each in ask(vectors, "GET", "/collections")[1]["result"]["collections"]]
     assert names == ["before"] and count(vectors, "before") == 40
     assert ask(vectors, "DELETE", "/collections/before")[0] == 200
@@ -217,7 +208,7 @@ def test_memory_stays_below_the_limit(vectors: Standing) -> None:
     fill(vectors, "many", 2000, size=64)
     used = trial.memory_mb(vectors.name("qdrant"))
     print(f"standin-qdrant: {used:.0f} MB, start {vectors.trial.started[vectors.name('qdrant')]:.1f} s")
-    assert not used > 0.9 * server(vectors).limits.memory_mb
+    assert not used > 0.9 * vectors.container("qdrant").limits.memory_mb
     assert ask(vectors, "DELETE", "/collections/many")[0] == 200
 
 
@@ -304,6 +295,6 @@ def test_the_key_is_not_in_the_chats_inspect_either(chat: Standing) -> None:
 def test_documents_outlive_a_restart_of_the_store(chat: Standing) -> None:
     docker("kill", chat.name("qdrant"))
     docker("start", chat.name("qdrant"))
-    chat.trial.wait_healthy(server(chat))
+    chat.trial.wait_healthy(chat.container("qdrant"))
     holds, text = chat.prove("open-webui")
     assert holds, text

@@ -10,30 +10,16 @@ trap 'rm -rf "$work"' EXIT
 # Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
 trap 'exit 143' TERM INT HUP
 
-stop() { echo "$1"; exit 1; }
+patience=30
+. /run/kit/http.sh
 
-# ask METHOD PATH TOKEN-FILE BODY: sets `status` and the file body. What is secret goes through the connection, not into
-# an argument of a program. Our end stays open until the answer is there.
+# ask METHOD PATH TOKEN-FILE BODY
 ask() {
-    rm -f "$work/request"
-    mkfifo "$work/request"
-    nc -w 30 "$KIT_HOST" "$KIT_PORT" <"$work/request" >"$work/answer" 2>/dev/null &
-    exec 3>"$work/request"
-    {
-        {
-            printf '%s\n' "$1 $2 HTTP/1.0" "Host: $KIT_HOST:$KIT_PORT" "Content-Length: ${#4}"
-            [ -z "$3" ] || printf 'X-Consul-Token: %s\n' "$(cat "$3")"
-            echo
-        } | sed 's/$/\r/'
-        printf %s "$4"
-    } >&3 || true
-    wait $! || true
-    exec 3>&-
-    status=$(head -n 1 "$work/answer" | cut -d ' ' -f 2)
-    sed '1,/^\r$/d' "$work/answer" >"$work/body"
+    asked="$1 $2 HTTP/1.0"
+    [ -z "$3" ] || asked="$asked
+X-Consul-Token: $(cat "$3")"
+    exchange "$KIT_PORT" "$asked" "$4"
 }
-
-refused() { stop "$1: answered ${status:-nothing}: $(head -c 300 "$work/body")"; }
 
 # A server that was only just elected has its tokens a moment later.
 tries=0

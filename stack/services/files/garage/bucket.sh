@@ -13,24 +13,8 @@ trap 'rm -rf "$work"' EXIT
 # Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
 trap 'exit 143' TERM INT HUP
 
-stop() { echo "$1"; exit 1; }
-
-# exchange PORT HEAD BODY: sets `status` and the files head and body. What is secret goes through the connection, not
-# into an argument of a program. Our end stays open until the answer is there: whoever closes first is not answered.
-exchange() {
-    rm -f "$work/request"
-    mkfifo "$work/request"
-    nc -w 60 "$KIT_HOST" "$1" <"$work/request" >"$work/answer" 2>/dev/null &
-    exec 3>"$work/request"
-    {
-        printf '%s\n' "$2" "Host: $KIT_HOST:$1" "Content-Length: ${#3}" '' | sed 's/$/\r/'
-        printf %s "$3"
-    } >&3 || true
-    wait $! || true
-    exec 3>&-
-    status=$(head -n 1 "$work/answer" | cut -d ' ' -f 2)
-    sed '1,/^\r$/d' "$work/answer" >"$work/body"
-}
+patience=60
+. /run/kit/http.sh
 
 # admin METHOD CALL [JSON]
 admin() {
@@ -38,8 +22,6 @@ admin() {
 Authorization: Bearer $admin_token
 Content-Type: application/json" "${3:-}"
 }
-
-refused() { stop "$1: answered ${status:-nothing}: $(head -c 300 "$work/body")"; }
 
 # ------------------------------------------------------------------------------------------------ key and bucket
 
