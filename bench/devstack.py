@@ -90,7 +90,8 @@ class Filled:
     """Texts with secrets in them, as compose needs them: generated for this run and gone with it."""
 
     def __init__(self, plan: Plan) -> None:
-        self._secrets = {secret.key: secrets.token_hex(16) for secret in plan.secrets}
+        # With a capital, a small letter and a digit in each, as the program's own have: some services ask for them.
+        self._secrets = {secret.key: f"{secrets.token_hex(15)}aA" for secret in plan.secrets}
         self._ca, self._leaf = certificates([plan.host_name(owned.item) for owned in plan.routes])
 
     def __call__(self, text: Text) -> str:
