@@ -344,12 +344,15 @@ class Deployment:
         self._export(provider, admin_url, admin_secret)
 
     def _identity_runs(self, service: PlannedService) -> After:
-        """Keycloak and the way to it, both healthy before the first call."""
+        """Keycloak and the way to it, both healthy before the first call, and no reload in the middle of the calls.
+
+        A front door that reads its files anew knows no server for a moment, and answers 503.
+        """
         names = [container.docker_name for container in service.containers]
         ingress = self.plan.provider(Role.INGRESS)
         if ingress is not None:
             names += [container.docker_name for container in ingress.containers]
-        return self._after(names)
+        return self._after([*names, *(job.name for job in self.runtime.jobs if job.reloads in names)])
 
     def _identity_data(self, service: PlannedService) -> pulumi.Resource | None:
         """The volume whose removal takes the realm with it, so that nobody asks a server that is gone."""
