@@ -129,14 +129,20 @@ def standins(resolved: Plan) -> str:
     return f"{', '.join(found)}: a stand-in proves nothing about the real server" if found else ""
 
 
+def retired(resolved: Plan) -> str:
+    """Whose data is kept although nothing of it runs; "" where there is none."""
+    names = [service.name for service in resolved.services if service.retired]
+    return f"not selected, so nothing of it runs; data and secrets are kept: {', '.join(names)}" if names else ""
+
+
 def moved(resolved: Plan, before: Mapping[str, Any]) -> list[str]:
     """What other values than `before` mean for what is there already. before: values by key, as they were last."""
     found: list[str] = []
     for service in resolved.running:
         for choice in service.spec.choices:
-            was = before.get(choice.key) or settings.default_of(settings.KEYS[choice.key])
+            was = before.get(choice.key)  # None: the service did not run then, so there is nothing to move
             now = choice.read(resolved.settings)
-            if was != now and choice.moved:
+            if was is not None and was != now and choice.moved:
                 found.append(f"{choice.key} {was} -> {now}: {choice.moved}")
     return found
 

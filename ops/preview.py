@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ops import console
+from ops import console, planview
 from ops.pulumirun import Pulumi, clear_stale_locks
 from ops.session import Session
 
@@ -15,6 +15,8 @@ def run(arguments: argparse.Namespace) -> int:
     plan = session.plan()  # its problems first, all at once
     pulumi: Pulumi = session.ready_pulumi()
     clear_stale_locks(session.state)
+    if text := planview.retired(plan):
+        console.note(text)
     for text in session.moved(plan):
         console.warn(text)
     session.write_config(pulumi)

@@ -17,10 +17,11 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import lock
+from stack import catalog, lock
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
+from stack.planning.kept import kept, unclaimed
 
 
 class Session:
@@ -93,6 +94,27 @@ class Session:
 
     def overrides(self, *, down: bool = False) -> dict[str, Any]:
         """What ./kit sets in the configuration on top of the stack file, by key."""
+        result = self._overrides(down=down)
+        if kept := self._kept(result):
+            operator = self.state.operator_config()
+            for key in ("retired", "without"):  # one that stands in `without` has data all the same
+                said = config_value(operator, self.state.project, key)
+                result[key] = [name for name in said if name not in kept] if isinstance(said, list) else []
+            result["retired"] += kept
+        return result
+
+    def _kept(self, overrides: Mapping[str, Any]) -> list[str]:
+        """The services that are not selected (any more) and have data or secrets in the state: they stay there."""
+        protected = self.state.protected()
+        if not protected:
+            return []
+        try:
+            plan = load_plan(self.root, self.stack, overrides)
+        except SpecError:
+            return []  # whoever asks for the plan is told
+        return list(kept(plan, catalog.discover(), protected))
+
+    def _overrides(self, *, down: bool) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if self.chosen_images == source.AIRGAP:
             result["images"] = source.AIRGAP
@@ -129,7 +151,10 @@ class Session:
 
     def plan(self, *, down: bool = False) -> Plan:
         """The resolved plan. SpecError with every problem when there is none."""
-        return load_plan(self.root, self.stack, self.overrides(down=down))
+        plan = load_plan(self.root, self.stack, self.overrides(down=down))
+        if lost := unclaimed(plan, self.state.protected()):
+            raise SpecError(f"stack {self.stack} has data that nobody declares", lost)
+        return plan
 
     def moved(self, plan: Plan) -> list[str]:
         """What changed since an `up` last went through and matters to what is there already."""

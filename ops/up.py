@@ -86,6 +86,7 @@ def check(session: Session, progress: Progress) -> Plan:
     for line in planview.left_out(plan):
         console.warn(line)
     say_standins(plan)
+    say_retired(plan)
     for text in session.moved(plan):
         console.warn(text)
     return plan
@@ -95,6 +96,12 @@ def say_standins(plan: Plan) -> None:
     """Every time: whoever relies on what runs has to know that it is not the real server."""
     if text := planview.standins(plan):
         console.warn(text)
+
+
+def say_retired(plan: Plan) -> None:
+    """Whoever takes a profile out learns that its data stays."""
+    if text := planview.retired(plan):
+        console.note(text)
 
 
 def say_emulation(plan: Plan) -> None:

@@ -80,7 +80,7 @@ class Deployment:
                 continue
             if isinstance(secret.source, Generated):
                 args = SecretArgs(length=secret.source.length, special=secret.source.special)
-                self.secrets[secret.key] = GeneratedSecret(_resource_name(secret.key), args).value
+                self.secrets[secret.key] = GeneratedSecret(secret.key.resource_name, args).value
             # One that the operator has instead leaves the generated one in the state: it may be wanted again.
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
@@ -385,7 +385,3 @@ class Deployment:
 def _signer(claims: Mapping[str, str]) -> Callable[[str], str]:
     """What makes a token of a key. Its result is as secret as the key."""
     return lambda key: encode.token(key, claims)
-
-
-def _resource_name(key: SecretKey) -> str:
-    return f"{key.owner}-{key.name.replace(':', '-')}"

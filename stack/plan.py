@@ -43,6 +43,11 @@ class SecretKey:
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}"
 
+    @property
+    def resource_name(self) -> str:
+        """What a generated one is called in Pulumi's state."""
+        return f"{self.owner}-{self.name.replace(':', '-')}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSecret:
@@ -164,16 +169,7 @@ class Plan:
     @property
     def secrets(self) -> tuple[PlannedSecret, ...]:
         """Declared and implied ones, of retired services as well: data is often useless without its key."""
-        found: list[PlannedSecret] = []
-        for service in self.services:
-            spec = service.spec
-            for secret in spec.secrets:
-                found.append(_declared(spec, secret))
-            for database in spec.databases:
-                found.append(PlannedSecret(key=database_secret(spec.name, database.name), source=Generated(length=32)))
-            if spec.oidc:
-                found.append(PlannedSecret(key=client_secret(spec.name), source=Generated(length=32)))
-        return tuple(found)
+        return tuple(secret for service in self.services for secret in secrets_of(service.spec))
 
     def host_name(self, route: Route) -> str:
         """The public host name of a route, without a port."""
@@ -183,6 +179,18 @@ class Plan:
         """The public URL of a route, without a trailing slash; the port only where it is not 443."""
         port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"
         return f"https://{self.host_name(route)}{port}"
+
+
+def secrets_of(spec: ServiceSpec) -> tuple[PlannedSecret, ...]:
+    """The secrets of a service: declared ones, then those that its databases and its client imply."""
+    found = [_declared(spec, secret) for secret in spec.secrets]
+    found += [
+        PlannedSecret(key=database_secret(spec.name, database.name), source=Generated(length=32))
+        for database in spec.databases
+    ]
+    if spec.oidc:
+        found.append(PlannedSecret(key=client_secret(spec.name), source=Generated(length=32)))
+    return tuple(found)
 
 
 def _declared(spec: ServiceSpec, secret: Secret) -> PlannedSecret:
@@ -203,6 +211,11 @@ def client_secret(owner: str) -> SecretKey:
 def docker_prefix(stack: str) -> str:
     """What every Docker name of a stack starts with."""
     return f"kit-{stack}-"
+
+
+def volume_name(stack: str, service: str, volume: str) -> str:
+    """The Docker name of a service's data volume."""
+    return f"{docker_prefix(stack)}{service}-{volume}"
 
 
 def image_reference(settings: Settings, pin: ImagePin) -> tuple[str, bool]:

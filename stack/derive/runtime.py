@@ -37,6 +37,7 @@ from stack.plan import (
     database_secret,
     docker_prefix,
     image_reference,
+    volume_name,
 )
 from stack.zones import ZONES
 
@@ -275,7 +276,7 @@ def build(plan: Plan) -> Runtime:
         volumes=tuple(
             DataVolume(
                 service=owned.owner,
-                name=volume_name(plan, owned.owner, owned.item.name),
+                name=volume_name(plan.stack, owned.owner, owned.item.name),
                 labels=_labels(plan, owned.owner, "volume"),
             )
             for owned in plan.volumes
@@ -284,11 +285,6 @@ def build(plan: Plan) -> Runtime:
         tools_image=tools_image,
         tools_local=tools_local,
     )
-
-
-def volume_name(plan: Plan, service: str, volume: str) -> str:
-    """The Docker name of a service's data volume."""
-    return f"{docker_prefix(plan.stack)}{service}-{volume}"
 
 
 def network_name(plan: Plan, zone: Zone) -> str:
@@ -428,7 +424,9 @@ def _file(plan: Plan, service: PlannedService, file: File, *, restarts: bool) ->
 
 def _mounts(plan: Plan, service: PlannedService, mounts: Iterable[Mount]) -> tuple[MountPlan, ...]:
     return tuple(
-        MountPlan(volume=volume_name(plan, service.name, mount.volume), path=mount.path, read_only=mount.read_only)
+        MountPlan(
+            volume=volume_name(plan.stack, service.name, mount.volume), path=mount.path, read_only=mount.read_only
+        )
         for mount in mounts
     )
 
@@ -437,7 +435,7 @@ def _ownership(plan: Plan, service: PlannedService, spec: ContainerSpec) -> tupl
     mounted = {mount.volume for mount in spec.mounts}
     return tuple(
         OwnershipPlan(
-            volume=volume_name(plan, service.name, volume.name), owner=volume.owner or spec.user, mode=volume.mode
+            volume=volume_name(plan.stack, service.name, volume.name), owner=volume.owner or spec.user, mode=volume.mode
         )
         for volume in service.spec.volumes
         if volume.name in mounted

@@ -292,7 +292,7 @@ def secrets(selection: Selection) -> Iterator[Problem]:
     """A secret goes to a container that is there; one that the operator provides must have been provided."""
     settings = selection.settings
     asked: dict[str, list[str]] = {}
-    for spec in (*selection.chosen.values(), *selection.retired):
+    for spec in selection.chosen.values():  # nothing of a retired one reads any
         for secret in spec.secrets:
             if isinstance(secret.source, Provided) and secret.source.config_key not in settings.provided_secrets:
                 asked.setdefault(secret.source.config_key, []).append(spec.name)

@@ -202,8 +202,8 @@ SERVICE = ServiceSpec(
             read=lambda settings: settings.vector_store,
             options={"pgvector": lambda spec: spec, "qdrant": _in_qdrant},
             moved="no document of the chat is found until an administrator has had all indexed again "
-            "(docs/services/open-webui.md); the vectors that are there stay. Leaving qdrant: retired: [qdrant] keeps "
-            "its data, services: [qdrant] keeps it running; with neither the update is refused",
+            "(docs/services/open-webui.md); the vectors that are there stay, also where "
+            "their store does not run any more (services: [qdrant] keeps it running)",
         ),
     ),
     proofs=(

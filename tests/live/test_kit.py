@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from ops import frontdoor
 from ops.stackstate import StackState
@@ -455,6 +456,39 @@ def test_a_port_that_is_taken_is_refused(clone: Clone, first: Outcome) -> None:
         clone.write_stack(OTHER, httpPort=http, httpsPort=https, adminPort=free_ports(1)[0])
         refused(clone, f"port {http}", "pulumi config set httpPort", stack=OTHER)
     assert engine_of(OTHER).empty
+
+
+# ------------------------------------------------------------------------------------------------ changing its mind
+
+
+def test_a_profile_that_is_taken_out_keeps_its_data(clone: Clone, first: Outcome) -> None:
+    """And put in again it goes on where it was, with the keys it had."""
+    stack_file = clone.directory / f"Pulumi.{STACK}.yaml"
+    before = stack_file.read_text(encoding="utf-8")
+    document = yaml.safe_load(before)
+    document["config"]["ai-kit:profiles"] = ["chat", "discovery"]
+    stack_file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    added = clone.kit("up", STACK, "--no-prove", timeout=2400)
+    assert added.code == 0, added.text
+    (container_name,) = (item.name for item in engine_of(STACK).containers if item.name == f"kit-{STACK}-consul")
+    volumes = {name for name in engine_of(STACK).data_volumes if "consul" in name}
+    keys = outputs_of(clone).keys
+    assert volumes
+    stack_file.write_text(before, encoding="utf-8")
+    taken_out = clone.kit("up", STACK, timeout=1200)
+    assert taken_out.code == 0, taken_out.text
+    assert "data and secrets are kept: consul" in taken_out.text and "proven" in taken_out.text
+    engine = engine_of(STACK)
+    assert container_name not in {item.name for item in engine.containers}
+    assert volumes <= set(engine.data_volumes)
+    assert clone.kit("preview", STACK, "--expect-no-changes").code == 0
+    stack_file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    again = clone.kit("up", STACK, timeout=1200)
+    assert again.code == 0, again.text
+    assert {name for name in engine_of(STACK).data_volumes if "consul" in name} == volumes
+    assert outputs_of(clone).keys == keys
+    stack_file.write_text(before, encoding="utf-8")
+    assert clone.kit("up", STACK, "--no-prove", timeout=1200).code == 0
 
 
 # ------------------------------------------------------------------------------------------------------- the end

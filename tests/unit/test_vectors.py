@@ -175,8 +175,9 @@ def test_what_a_change_means_for_what_is_there_is_said(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     before, after = planned("chat"), planned("chat", vector_store="qdrant")
-    (said,) = planview.moved(after, {})
+    (said,) = planview.moved(after, {"vectorStore": "pgvector"})
     assert said.startswith("vectorStore pgvector -> qdrant: no document of the chat is found until")
+    assert not planview.moved(after, {}), "the chat was not there: nothing to index again"
     assert not planview.moved(after, {"vectorStore": "qdrant"}) and not planview.moved(before, {})
     assert planview.moved(before, {"vectorStore": "qdrant"})
     session = Session("dev", root)
