@@ -7,7 +7,7 @@ import io
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -160,6 +160,7 @@ class _Run:
         self._administration: Administration | None = None
         self._person: Person | None = None
         self._password = secrets.token_urlsafe(24) + "aA1!"
+        self._second = frontdoor.SecondFactor()
         self._user_browser: httpx.Client | None = None
         self._admin_browser: httpx.Client | None = None
 
@@ -252,21 +253,24 @@ class _Run:
 
     def user(self) -> Person:
         if self._person is None:
-            name = PREFIX + secrets.token_hex(5)
-            person = Person(username=name, email=f"{name}@{self.plan.settings.domain}")
-            self.administration().create(person, self._password)
-            self._person = person
+            self._person = self.newcomer(self._password)
         return self._person
+
+    def newcomer(self, password: str, *groups: str) -> Person:
+        name = PREFIX + secrets.token_hex(5)
+        person = Person(username=name, email=f"{name}@{self.plan.settings.domain}")
+        self.administration().create(person, password, groups)
+        return person
 
     def login(self, start: str) -> Login:
         person = self.user()
         visitor = self.user_browser()
-        return frontdoor.log_in(visitor, start, self.outputs.issuer, person.username, self._password)
+        return frontdoor.log_in(visitor, start, self.outputs.issuer, person.username, self._password, self._second)
 
     def authorize(self, url: str) -> httpx.Response:
         person = self.user()
         visitor = self.user_browser()
-        return frontdoor.authorize(visitor, url, self.outputs.issuer, person.username, self._password)
+        return frontdoor.authorize(visitor, url, self.outputs.issuer, person.username, self._password, self._second)
 
     def user_browser(self) -> httpx.Client:
         if self._user_browser is None:
@@ -398,6 +402,12 @@ class _Context:
 
     def stranger(self) -> httpx.Client:
         return self._run.stranger()
+
+    def newcomer(self, password: str, *groups: str) -> Person:
+        return self._run.newcomer(password, *groups)
+
+    def realm(self) -> Mapping[str, Any]:
+        return self._run.administration().realm()
 
     def login(self, start: str) -> Login:
         return self._run.login(start)
