@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from ops import frontdoor
 from stack.outputs import StackOutputs
 from stack.proofs.context import Person, ProofError
 
@@ -129,6 +130,14 @@ class Administration:
             self._token = granted["access_token"]
             self._until = time.monotonic() + granted["expires_in"] / 2
         return self._token
+
+
+def administered_at(outputs: StackOutputs) -> str:
+    """The base URL: the listener for this machine where it answers (local engine or tunnel), else the front door."""
+    url = httpx.URL(outputs.admin_url)
+    if frontdoor.answers(url.host, url.port or 443):
+        return outputs.admin_url.rstrip("/")
+    return outputs.issuer.split("/realms/")[0]
 
 
 def _session_id(token: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,7 +15,7 @@ import httpx
 
 from ops import frontdoor
 from ops.engine import DockerApi, EngineError
-from ops.identity import Administration
+from ops.identity import Administration, administered_at
 from ops.progress import Progress, Step
 from stack.model import Role
 from stack.outputs import StackOutputs
@@ -242,13 +241,8 @@ class _Run:
         return client
 
     def administration(self) -> Administration:
-        """Over the listener for this machine where it answers (a local engine or a tunnel), else the front door."""
         if self._administration is None:
-            url = httpx.URL(self.outputs.admin_url)
-            base = self.outputs.issuer.split("/realms/")[0]
-            if _answers(url.host, url.port or 443):
-                base = str(url).rstrip("/")
-            self._administration = Administration(self.stranger(), base, self.outputs)
+            self._administration = Administration(self.stranger(), administered_at(self.outputs), self.outputs)
         return self._administration
 
     def user(self) -> Person:
@@ -313,7 +307,7 @@ class _Run:
 
     def exposed(self, port: int) -> str:
         """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
-        if not _answers(self.address, port):
+        if not frontdoor.answers(self.address, port):
             return ""
         declared = self._declared().get(port, "")
         if not self._engine.host.startswith("unix://"):
@@ -435,11 +429,3 @@ def _function(target: str) -> Callable[[ProofContext], None]:
     module, _, name = target.partition(":")
     found: Callable[[ProofContext], None] = getattr(importlib.import_module(module), name)
     return found
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
