@@ -163,7 +163,8 @@ class Flows(pulumi.ComponentResource):
         super().__init__("aikit:keycloak:Flows", name, None, opts)
         self._name = name
         self._realm_id = args.realm.realm_id
-        self._gone_with = None if opts is None else opts.deleted_with
+        # With the realm at the latest: a flow that is bound cannot be deleted before.
+        self._gone_with = (opts and opts.deleted_with) or args.realm.resource
         role = keycloak.Role(
             f"{name}-role",
             realm_id=self._realm_id,

@@ -57,7 +57,7 @@ class IdentityProvider(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: IdentityProviderArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:keycloak:IdentityProvider", name, None, opts)
-        gone_with = None if opts is None else opts.deleted_with
+        gone_with = (opts and opts.deleted_with) or args.realm.resource
         common: dict[str, Any] = {
             "realm": args.realm.realm_id,
             "client_id": args.client_id,

@@ -167,15 +167,14 @@ def _refuse_other_pages(page: httpx.Response, issuer: str) -> None:
     """A page of the issuer after the password means that it wants something else, or did not like it."""
     if not _at(page, issuer):
         return
-    words = next(
-        (match.group(1) for pattern in _MESSAGES if (match := re.search(pattern, page.text, re.DOTALL))),
-        "no reason given",
-    )
-    raise ProofError(f"the identity provider did not let the user in ({page.status_code}): {' '.join(words.split())}")
+    found = (match.group(1) for pattern in _MESSAGES for match in re.finditer(pattern, page.text, re.DOTALL))
+    said = (" ".join(re.sub(r"<[^>]*>", " ", words).split()) for words in found)
+    words = next(filter(None, said), "no reason given")
+    raise ProofError(f"the identity provider did not let the user in ({page.status_code}): {words}")
 
 
 _MESSAGES = (
-    r'id="input-error[^"]*"[^>]*>(.*?)<',
+    r'id="input-error[^"]*"[^>]*>(.*?)</',
     r'class="[^"]*kc-feedback-text[^"]*"[^>]*>(.*?)<',
     r'id="kc-error-message"[^>]*>\s*<p[^>]*>(.*?)<',
     r'id="kc-page-title"[^>]*>(.*?)<',

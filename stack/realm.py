@@ -105,7 +105,9 @@ MAIL_PASSWORD_KEY = "mailPassword"  # noqa: S105
 
 _URL = re.compile(r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/%+-]*)?")
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,255}")
-_NEEDED, _MORE = ("issuer", "authorize", "token", "keys"), ("userinfo", "logout", "name")
+# As we write them, and as the provider's own description calls them.
+_NEEDED = {"issuer": "issuer", "authorize": "authorization_endpoint", "token": "token_endpoint", "keys": "jwks_uri"}
+_MORE = ("userinfo", "logout", "name")
 _MAIL = re.compile(r"(starttls|tls|none)://(?:([^\s/:]+)@)?([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})")
 
 
@@ -126,11 +128,8 @@ def parse_provider(value: str) -> tuple[str, ExternalProvider]:
             raise ValueError(f"says more than the client ID: the addresses of {kind} are known")
         return kind, ExternalProvider(kind=kind, client_id=client_id)
     said_of = dict(_word(word) for word in words)
-    if missing := [name for name in _NEEDED if name not in said_of]:
-        where = (
-            "its .well-known/openid-configuration has them: issuer, authorization_endpoint, token_endpoint, jwks_uri"
-        )
-        raise ValueError(f"does not say {listed(missing)}: {where}")
+    if missing := [f"{name}= ({_NEEDED[name]})" for name in _NEEDED if name not in said_of]:
+        raise ValueError(f"lacks {', '.join(missing)}: its .well-known/openid-configuration has them")
     name = said_of.pop("name", "").replace("_", " ")
     return kind, ExternalProvider(
         kind=kind, client_id=client_id, endpoints=MappingProxyType(said_of), name=name or "Single sign-on"

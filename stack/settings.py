@@ -457,7 +457,8 @@ def load(
             _read(key, raw[name], values, problems, from_engine)
     problems += _profiles(values.get("profiles", ()), profiles)
     provided = _provided(stack, raw, secret_keys, provided_keys, problems)
-    problems += _together(values)
+    unreadable = {problem.where for problem in problems}
+    problems += [problem for problem in _together(values) if problem.where not in unreadable]
     if problems:
         raise SpecError(f"{stack_file(stack)} cannot be planned", tuple(problems))
     return Settings(stack=stack, provided_secrets=provided, **values)

@@ -76,7 +76,8 @@ def _outside(spec: ServiceSpec, *secrets: Secret) -> ServiceSpec:
     """With a way out, and what is kept secret there."""
     main = spec.container()
     others = tuple(container for container in spec.containers if container is not main)
-    main = replace(main, zones=main.zones | {Zone.EGRESS})
+    why = "it sends mail, or asks another provider, and keeps what it knows in the database"
+    main = replace(main, zones=main.zones | {Zone.EGRESS}, way_out=why)
     return replace(spec, containers=(main, *others), secrets=(*spec.secrets, *secrets))
 
 

@@ -23,12 +23,12 @@ from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 import httpx
 import pytest
 
-from components.flows import BROWSER, DIRECT_GRANT, FLOWS, RESET, SECOND_FACTOR_ROLE
+from components.flows import BROWSER, DIRECT_GRANT, FLOWS, RESET
 from ops import frontdoor
 from ops.identity import Administration
 from stack.outputs import StackOutputs
 from stack.proofs import totp
-from stack.proofs.context import Login, Person, ProofError
+from stack.proofs.context import Person, ProofError
 from tests.live.pulumi_project import Project, docker
 from tests.live.trial import Authority
 
@@ -166,9 +166,10 @@ class Realms:
             self.ours("DELETE", f"/users/{old['id']}")
         self.administration.create(Person(name, f"{name}@kit.localhost"), PASSWORD, groups)
 
-    def log_in(self, name: str, second: frontdoor.SecondFactor | None = None, password: str = PASSWORD) -> Login:
-        """In a browser of its own, to the account page. ProofError says what came instead."""
-        return frontdoor.log_in(self.browser(), account(), ISSUER, name, password, second)
+    def log_in(self, name: str, second: frontdoor.SecondFactor | None = None) -> None:
+        """In a browser of its own, up to the code for the account page. ProofError says what came instead."""
+        answer = frontdoor.authorize(self.browser(), account(), ISSUER, name, PASSWORD, second)
+        assert "code=" in answer.headers["location"]
 
     def flow(self) -> str:
         return self.administration.realm()["browserFlow"]
@@ -387,11 +388,11 @@ class TestSecondFactor:
     ) -> None:
         assert realms.asked("admin-user")
         second = frontdoor.SecondFactor()
-        assert realms.log_in("admin-user", second).response.status_code == 200
+        realms.log_in("admin-user", second)
         assert second.app
         with pytest.raises(ProofError):
             realms.log_in("admin-user")
-        assert realms.log_in("admin-user", second).response.status_code == 200
+        realms.log_in("admin-user", second)
 
         used = totp.code(second.app.key, second.app._last * totp.STEP_S)
         for said in (used, "000000"):
@@ -523,9 +524,23 @@ def _accepts_name(page: Any) -> bool:
 # ----------------------------------------------------------------------------------------- trap 2.5: the binding
 
 
+def urn_of(project: Project, kind: str) -> str:
+    return next(each["urn"] for each in project.export()["deployment"]["resources"] if each["type"].endswith(kind))
+
+
 class TestBinding:
+    def never_refreshed(self, project: Project, realms: Realms) -> None:
+        """The state as it is after the realm was made: it has Keycloak's own flow, which came before ours. A refresh
+        would have taught it better, and there would be no trap."""
+        realm = realms.administration.realm()
+        realms.ours("PUT", "", json={**realm, "browserFlow": "browser"})
+        refreshed = project.refresh("--target", urn_of(project, "realm:Realm"))
+        assert refreshed.ok, str(refreshed)
+        realms.ours("PUT", "", json={**realm, "browserFlow": BROWSER})
+
     def test_a_realm_that_is_edited_twice_still_asks(self, project: Project, realms: Realms) -> None:
         realms.person("boss", "admins")
+        self.never_refreshed(project, realms)
         for display, failures in (("edited", 10), ("edited again", 7)):
             project.program = program(display=display, failures=failures)
             edited = project.up()
@@ -543,6 +558,7 @@ class TestBinding:
 
     def test_without_the_trigger_the_provider_drops_it(self, project: Project, realms: Realms) -> None:
         """That the trap is there, so that the test above says something."""
+        self.never_refreshed(project, realms)
         project.program = program(display="dropped").replace(
             "required =", "realm.rules_digest = pulumi.Output.from_input('the same')\nrequired ="
         )
@@ -561,12 +577,9 @@ class TestBinding:
         realms.ours("PUT", "", json={**realms.administration.realm(), "browserFlow": "browser"})
         assert not realms.asked("boss")
         assert project.up().quiet  # the engine does not look
-        urn = next(
-            each["urn"] for each in project.export()["deployment"]["resources"] if each["type"].endswith(":Bindings")
-        )
-        seen = project.refresh("--target", urn)
+        seen = project.refresh("--target", urn_of(project, "bindings:Bindings"))
         assert seen.ok, str(seen)
-        assert not seen.quiet
+        assert seen.changes.get("update") == 1
         bound = project.up()
         assert bound.ok, str(bound)
         assert realms.flow() == BROWSER
@@ -577,7 +590,7 @@ class TestBinding:
         """Trap 2.6."""
         flows = realms.ours("GET", "/authentication/flows")
         ours = next(flow["id"] for flow in flows if flow["alias"] == BROWSER)
-        with pytest.raises(ProofError, match="answered 4"):
+        with pytest.raises(ProofError, match=r"answered [45]"):
             realms.ours("DELETE", f"/authentication/flows/{ours}")
         assert realms.flow() == BROWSER
 
@@ -669,14 +682,14 @@ class TestOtherProviders:
         page = visitor.get(account("oidc"))
         assert page.status_code == 400, page.url
         realms.person("person")
-        assert realms.log_in("person").response.status_code == 200
+        realms.log_in("person")
 
     def test_unreachable_it_keeps_nobody_else_out(
         self, project: Project, realms: Realms, other: Callable[..., Any]
     ) -> None:
         docker("stop", "-t", "5", f"{project.prefix}-other")
         realms.person("person")
-        assert realms.log_in("person").response.status_code == 200
+        realms.log_in("person")
         assert project.up().quiet
 
     def test_without_providers_nothing_of_them_stays(self, project: Project, realms: Realms) -> None:
@@ -773,4 +786,3 @@ def test_the_realm_goes_with_all_of_it(project: Project, realms: Realms) -> None
     assert gone.ok, str(gone)
     with pytest.raises(ProofError, match="404"):
         realms.administration.realm()
-    assert SECOND_FACTOR_ROLE
