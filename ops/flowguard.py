@@ -39,7 +39,7 @@ def hold(
     if flow == BROWSER_FLOW:
         return
     console.warn(
-        f"people log in by the flow {flow!r}, which asks nobody for a second factor: binding the stack's again"
+        f"people log in by the flow {flow!r}, which asks administrators for a password alone: binding ours again"
     )
     refresh(pulumi, log)
     deploying.update(session, pulumi, progress, log, "binding the login flow")

@@ -78,7 +78,7 @@ def second_factor(ctx: ProofContext) -> None:
     flow = ctx.realm().get("browserFlow")
     if flow != BROWSER_FLOW:
         raise ProofError(
-            f"people log in by the flow {flow!r}, which asks nobody for a second factor; ./kit up repairs it"
+            f"people log in by the flow {flow!r}, which asks administrators for a password alone: ./kit up"
         )
     if wanted is SecondFactor.OPTIONAL:
         ctx.note("asked of nobody: secondFactor is optional")

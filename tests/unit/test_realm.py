@@ -235,7 +235,7 @@ def test_another_flow_is_said_and_ours_bound_again(
     seen = Bound(monkeypatch, "browser", realm.BROWSER_FLOW)
     seen.hold()
     assert seen.done == ["refresh", "update"]
-    assert "'browser', which asks nobody for a second factor" in "".join(capsys.readouterr())
+    assert "'browser', which asks administrators for a password alone" in "".join(capsys.readouterr())
 
 
 def test_a_flow_that_cannot_be_bound_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
