@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -10,9 +11,9 @@ import pulumi_keycloak as keycloak
 from components.capabilities import supported
 from components.common import After, child
 
-# To whom a client gives one of its roles.
+# To whom a client gives one of its roles: everybody, or those who have at least this role in the realm.
 EVERYBODY = "*"
-ADMINS = "admin"
+ADMINS, EDITORS, VIEWERS = ROLES = ("admin", "editor", "viewer")  # highest first
 
 REALM = "keycloak:index/realm:Realm"
 
@@ -32,7 +33,7 @@ class AdminUser:
 
 @dataclass(frozen=True, kw_only=True)
 class RealmArgs:
-    """Durations are Go strings ("15m0s"). admin_group: its members get what clients grant to admins.
+    """Durations are Go strings ("15m0s"). *_group: its members get what clients grant to those of that role or lower.
 
     Everybody is in `everybody_group`: new users by themselves, and taking somebody out takes all apps away.
     """
@@ -41,6 +42,8 @@ class RealmArgs:
     display_name: str
     admin: AdminUser
     admin_group: str = "admins"
+    editor_group: str = "editors"
+    viewer_group: str = "viewers"
     everybody_group: str = "users"
     access_token_lifespan: str = "5m0s"  # noqa: S105
     sso_session_idle: str = "10h0m0s"
@@ -55,6 +58,7 @@ class Realm(pulumi.ComponentResource):
 
     realm_id: pulumi.Output[str]
     admin_group_id: pulumi.Output[str]
+    role_group_ids: dict[str, pulumi.Output[str]]
     everybody_group_id: pulumi.Output[str]
     admin_user_id: pulumi.Output[str]
 
@@ -153,16 +157,23 @@ class Realm(pulumi.ComponentResource):
         )
         self.realm_id = realm.id
         self.admin_group_id = admins.id
+        self.role_group_ids = {ADMINS: admins.id}
+        for role, group_name in ((EDITORS, args.editor_group), (VIEWERS, args.viewer_group)):
+            group = keycloak.Group(
+                f"{name}-{role}s",
+                realm_id=realm.id,
+                name=group_name,
+                opts=child(self, protect=args.protect, deleted_with=gone_with),
+            )
+            self.role_group_ids[role] = group.id
         self.everybody_group_id = everybody.id
         self.admin_user_id = admin.id
         self.register_outputs({"realm_id": self.realm_id})
 
-    def group_of(self, grant: str) -> pulumi.Output[str]:
-        """The group that stands for EVERYBODY or ADMINS."""
-        match grant:
-            case "*":
-                return self.everybody_group_id
-            case "admin":
-                return self.admin_group_id
-            case _:
-                raise ValueError(f"a role goes to {ADMINS!r} or {EVERYBODY!r}, not to {grant!r}")
+    def groups_of(self, grant: str) -> Mapping[str, pulumi.Output[str]]:
+        """The groups that a grant means, each under the role that it stands for: who may more has it as well."""
+        if grant == EVERYBODY:
+            return {EVERYBODY: self.everybody_group_id}
+        if grant not in ROLES:
+            raise ValueError(f"a role goes to one of {', '.join(map(repr, ROLES))} or {EVERYBODY!r}, not to {grant!r}")
+        return {role: self.role_group_ids[role] for role in reversed(ROLES[: ROLES.index(grant) + 1])}

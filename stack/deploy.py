@@ -22,6 +22,7 @@ from components.job import Job, JobArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.network import Network, NetworkArgs
 from components.oidc_client import OidcClient, OidcClientArgs
+from components.people import People, PeopleArgs, PersonArgs
 from components.realm import AdminUser, Realm, RealmArgs
 from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
@@ -32,9 +33,8 @@ from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
 from stack.model import Generated, IdentityProvider, Role, Signed
+from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedService, SecretKey
-
-ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
 
 def deploy(plan: Plan) -> None:
@@ -325,6 +325,26 @@ class Deployment:
             ),
             opts=options,
         )
+        People(
+            "people",
+            PeopleArgs(
+                realm=realm,
+                groups=self.plan.settings.groups,
+                people=tuple(
+                    PersonArgs(
+                        username=person.username,
+                        email=person.email,
+                        first_name=person.first_name,
+                        last_name=person.last_name,
+                        role=person.role.value,
+                        groups=person.groups,
+                        enabled=person.enabled,
+                    )
+                    for person in self.plan.settings.people
+                ),
+            ),
+            opts=options,
+        )
         for client in oidc.clients(self.plan):
             OidcClient(
                 f"client-{client.client_id}",
@@ -336,6 +356,7 @@ class Deployment:
                     redirect_uris=client.redirect_uris,
                     web_origins=client.web_origins,
                     post_logout_redirect_uris=client.post_logout_redirect_uris,
+                    backchannel_logout_url=client.backchannel_logout_url,
                     roles={role.name: role.audience.value for role in client.roles},
                     after=after,
                 ),
@@ -344,8 +365,9 @@ class Deployment:
         self._export(provider, admin_url, admin_secret)
 
     def _identity_runs(self, service: PlannedService) -> After:
-        """Keycloak and the way to it, both healthy before the first call."""
+        """Keycloak and the way to it, both healthy before the first call, and its jobs done: they let us in."""
         names = [container.docker_name for container in service.containers]
+        names += [job.name for job in self.runtime.jobs if job.service == service.name and not job.reloads]
         ingress = self.plan.provider(Role.INGRESS)
         if ingress is not None:
             names += [container.docker_name for container in ingress.containers]

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
+from stack import people as persons
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
 from stack.words import did_you_mean, listed, shown
 
@@ -74,6 +75,8 @@ class Settings:
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
+    people: tuple[persons.Person, ...] = ()
+    groups: tuple[str, ...] = ()
     api_requests_per_minute: int = 60
     api_webhook: str = ""
     openai_url: str = "https://api.openai.com/v1"
@@ -102,6 +105,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     BOOLEAN = "boolean"
     ARRAY = "array"
+    OBJECT = "object"  # of a list's items
 
 
 class UnfitError(ValueError):
@@ -122,6 +126,7 @@ class Key:
     kind: Kind
     check: Check
     unset: object = None
+    items: Kind = Kind.STRING
 
     @property
     def name(self) -> str:
@@ -253,6 +258,13 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _group(value: str) -> str:
+    try:
+        return persons.group(value)
+    except ValueError as unfit:
+        raise UnfitError(str(unfit)) from None
+
+
 def _page_size(value: int) -> int:
     if value not in EVERY_PAGE_SIZE:
         raise UnfitError(f"is no page size: {' or '.join(map(str, sorted(EVERY_PAGE_SIZE)))} (getconf PAGESIZE)")
@@ -330,8 +342,10 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(
                 field="admin_email",
                 kind=Kind.STRING,
-                check=_matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example"),
+                check=_matching(persons.MAIL, "mail address, such as me@home.example"),
             ),
+            Key(field="people", kind=Kind.ARRAY, items=Kind.OBJECT, check=persons.person),
+            Key(field="groups", kind=Kind.ARRAY, check=_group),
             Key(field="api_requests_per_minute", kind=Kind.INTEGER, check=_between(0, 100_000, "requests")),
             Key(
                 field="api_webhook",
@@ -467,9 +481,12 @@ def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: 
     for index, item in enumerate(items):
         where = f"{key.name}[{index}]"
         try:
-            checked = key.check(_plain(Kind.STRING, item))
+            checked = key.check(_plain(key.items, item))
         except UnfitError as unfit:
             problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
+            continue
+        except SpecError as several:
+            problems += (replace(problem, where=where + problem.where) for problem in several.problems)
             continue
         identity: object = checked[0] if key.field in MAPPINGS else checked
         if identity in seen:
@@ -500,6 +517,11 @@ def _plain(kind: Kind, value: object) -> object:
             raise UnfitError("is no whole number")
         case Kind.ARRAY:
             return _array(value)
+        case Kind.OBJECT:
+            found = persons.mapping(value)
+            if found is None:
+                raise UnfitError("is no mapping: write {name: value, name: value}")
+            return found
 
 
 def _array(value: object) -> list[object]:
@@ -556,6 +578,8 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
             fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
     problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
+    mail = values.get("admin_email", default_of(KEYS["adminEmail"]))
+    problems += persons.together(values.get("people", ()), values.get("groups", ()), mail)
     return problems
 
 
