@@ -14,7 +14,7 @@ from components.realm import Realm
 
 @dataclass(frozen=True, kw_only=True)
 class PersonArgs:
-    """role: "admin", "editor" or "viewer". groups: names among those of PeopleArgs. enabled: whether they may log in."""
+    """role: "admin", "editor" or "viewer". groups: names among those of PeopleArgs. enabled: may they log in."""
 
     username: str
     email: str

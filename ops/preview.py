@@ -6,6 +6,7 @@ import argparse
 
 from ops import console
 from ops.pulumirun import Pulumi, clear_stale_locks
+from ops.repair import refuse_to_forget
 from ops.session import Session
 
 
@@ -15,6 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
     plan = session.plan()  # its problems first, all at once
     pulumi: Pulumi = session.ready_pulumi()
     clear_stale_locks(session.state)
+    if pulumi.known():
+        refuse_to_forget(pulumi.export(), plan)
     for text in session.moved(plan):
         console.warn(text)
     session.write_config(pulumi)

@@ -16,14 +16,15 @@ import httpx
 
 from ops import frontdoor
 from ops.engine import DockerApi, EngineError
-from ops.identity import Administration
+from ops.identity import Administration, address
 from ops.progress import Progress, Step
 from stack.model import Role
 from stack.outputs import StackOutputs
+from stack.people import THROW_AWAY
 from stack.plan import Plan, docker_prefix
 from stack.proofs.context import Login, Person, ProofContext, ProofError
 
-PREFIX = "kit-prove-"
+PREFIX = THROW_AWAY
 JOB_SECONDS = 300
 _LOG_LINES = 500
 
@@ -241,13 +242,8 @@ class _Run:
         return client
 
     def administration(self) -> Administration:
-        """Over the listener for this machine where it answers (a local engine or a tunnel), else the front door."""
         if self._administration is None:
-            url = httpx.URL(self.outputs.admin_url)
-            base = self.outputs.issuer.split("/realms/")[0]
-            if _answers(url.host, url.port or 443):
-                base = str(url).rstrip("/")
-            self._administration = Administration(self.stranger(), base, self.outputs)
+            self._administration = Administration(self.stranger(), address(self.outputs), self.outputs)
         return self._administration
 
     def user(self) -> Person:
@@ -285,27 +281,7 @@ class _Run:
         return Login(browser=self._admin_browser, response=page, asked=False)
 
     def run_job(self, service: str, job: str) -> str:
-        """Start the container of a job that has run already once more, and wait for it. Its last words."""
-        api = self._engine
-        name = f"{docker_prefix(self.plan.stack)}{service}-{job}"
-        listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
-        # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
-        found = [
-            (container["Created"], own)
-            for container in listed
-            for own in (str(container["Names"][0]).lstrip("/"),)
-            if own == name or own.startswith(f"{name}-attempt-")
-        ]
-        if not found:
-            raise ProofError(f"there is no container of the job {name}")
-        _, container = max(found)
-        before = len(api.logs(container))
-        api.post(f"/containers/{container}/start")
-        code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
-        words = api.logs(container)[before:].strip()
-        if code:
-            raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
-        return words.splitlines()[-1] if words else ""
+        return run_again(self._engine, f"{docker_prefix(self.plan.stack)}{service}-{job}")
 
     def exposed(self, port: int) -> str:
         """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
@@ -425,6 +401,28 @@ def _function(target: str) -> Callable[[ProofContext], None]:
     module, _, name = target.partition(":")
     found: Callable[[ProofContext], None] = getattr(importlib.import_module(module), name)
     return found
+
+
+def run_again(api: DockerApi, name: str) -> str:
+    """Start the container of a job that has run already once more, and wait for it. Its last words."""
+    listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
+    # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
+    found = [
+        (container["Created"], own)
+        for container in listed
+        for own in (str(container["Names"][0]).lstrip("/"),)
+        if own == name or own.startswith(f"{name}-attempt-")
+    ]
+    if not found:
+        raise ProofError(f"there is no container of the job {name}")
+    _, container = max(found)
+    before = len(api.logs(container))
+    api.post(f"/containers/{container}/start")
+    code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
+    words = api.logs(container)[before:].strip()
+    if code:
+        raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
+    return words.splitlines()[-1] if words else ""
 
 
 def _answers(host: str, port: int) -> bool:

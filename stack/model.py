@@ -732,7 +732,7 @@ class OidcClient:
     roles: the service's own role -> who gets it: one of REALM_ROLES, for those who have that one or a higher one, or
     EVERYBODY. They arrive in the flat claim `roles`; a service without roles of its own says REALM_ROLES.
     logout_path: where the identity provider leads after a logout that began here. backchannel_logout_path: where the
-    service hears of a logout elsewhere, on the port of its route, asked from inside (OpenID Connect Back-Channel Logout).
+    service hears of logouts elsewhere, on the port of its route, from inside (OpenID Connect Back-Channel Logout 1.0).
     """
 
     route: str

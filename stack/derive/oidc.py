@@ -29,7 +29,8 @@ class ClientRole:
 class ClientPlan:
     """A confidential client, decided to the last URL.
 
-    `backchannel_logout_url` is inside the stack, "" for none. `secret` is the same value that the service gets as ClientSecret. `description` names the file that asked.
+    `secret` is the same value that the service gets as ClientSecret. `description` names the file that asked.
+    `backchannel_logout_url` is inside the stack, "" for none.
     """
 
     service: str

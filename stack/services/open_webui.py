@@ -214,5 +214,6 @@ SERVICE = ServiceSpec(
         Proof("a question gets an answer", "stack.proofs.open_webui:chat", "stack.proofs.open_webui:cleanup"),
         KNOWLEDGE,
         Proof("without a login nothing is answered", "stack.proofs.open_webui:closed"),
+        Proof("a logout anywhere is a logout everywhere", "stack.proofs.open_webui:logout"),
     ),
 )

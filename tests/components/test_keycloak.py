@@ -12,6 +12,7 @@ import pytest
 from components import capabilities
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.oidc_client import OidcClient, OidcClientArgs
+from components.people import People, PeopleArgs, PersonArgs
 from components.realm import AdminUser, Realm, RealmArgs
 from components.volume import DataVolume, VolumeArgs
 from tests.components.recording import Recording, record
@@ -119,8 +120,43 @@ class TestRealm:
 
         recording = record(program)
         made = [each for each in recording.resources if each.type.startswith("keycloak:")]
-        assert len(made) == 13
+        assert len(made) == 15
         assert {each.deleted_with.rsplit("::", 1)[-1] for each in made} == {"data"}
+
+
+class TestPeople:
+    def people(self, opts: pulumi.ResourceOptions | None = None) -> Recording:
+        def program() -> None:
+            anna = PersonArgs(
+                username="anna", email="a@kit", first_name="Anna", last_name="A", role="editor", groups=["research"]
+            )
+            ben = PersonArgs(
+                username="ben", email="b@kit", first_name="Ben", last_name="B", role="admin", enabled=False
+            )
+            People("people", PeopleArgs(realm=a_realm(), people=[anna, ben], groups=["research", "choir"]), opts)
+
+        return record(program)
+
+    def test_nobody_has_a_password_and_nobody_is_deleted(self) -> None:
+        recording = self.people()
+        for name in ("anna", "ben"):
+            user = recording.one("user:User", f"person-{name}")
+            assert user.protect
+            assert user.inputs["emailVerified"] is True
+            assert user.inputs["enabled"] is (name == "anna")
+            assert not {"initialPassword", "requiredActions", "attributes"} & set(user.inputs)
+            # What is theirs is never sent as it was at an earlier time.
+            assert user.ignore_changes == {"attributes", "requiredActions", "federatedIdentities"}
+        assert {each.name for each in recording.all("group:Group") if each.protect} >= {"group-research", "group-choir"}
+
+    def test_a_role_is_a_group_and_memberships_given_by_hand_stay(self) -> None:
+        """2.13."""
+        recording = self.people()
+        anna = recording.one("userGroups:UserGroups", "person-anna-groups").inputs
+        assert sorted(anna["groupIds"]) == ["group-research-id", "realm-editors-id", "realm-everybody-id"]
+        ben = recording.one("userGroups:UserGroups", "person-ben-groups").inputs
+        assert sorted(ben["groupIds"]) == ["realm-admins-id", "realm-everybody-id"]
+        assert anna["exhaustive"] is ben["exhaustive"] is False
 
 
 class TestOidcClient:
@@ -168,6 +204,26 @@ class TestOidcClient:
     def test_a_role_goes_to_admins_or_everybody(self) -> None:
         with pytest.raises(ValueError, match="goes to"):
             client(roles={"user": "friends"})
+
+    def test_who_may_more_has_the_lesser_roles_too(self) -> None:
+        recording = client(roles={"admin": "admin", "editor": "editor", "viewer": "viewer"})
+        grants = {each.name: each.inputs["groupId"] for each in recording.all("GroupRoles")}
+        assert grants == {
+            "client-grant-admin": "realm-admins-id",
+            "client-grant-editor": "realm-editors-id",
+            "client-grant-editor-admins": "realm-admins-id",
+            "client-grant-viewer": "realm-viewers-id",
+            "client-grant-viewer-editors": "realm-editors-id",
+            "client-grant-viewer-admins": "realm-admins-id",
+        }
+
+    def test_a_logout_is_told_to_whoever_listens(self) -> None:
+        silent = client().one("client:Client").inputs
+        assert "backchannelLogoutUrl" not in silent and silent["backchannelLogoutSessionRequired"] is False
+        told = client(backchannel_logout_url="http://chat:8080/bye").one("client:Client").inputs
+        assert told["backchannelLogoutUrl"] == "http://chat:8080/bye"
+        assert told["backchannelLogoutSessionRequired"] is True
+        assert told["frontchannelLogoutEnabled"] is False
 
     @pytest.mark.parametrize("uris", [["https://chat.kit/*"], []])
     def test_redirects_are_exact(self, uris: list[str]) -> None:
