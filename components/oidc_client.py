@@ -9,7 +9,7 @@ import pulumi
 import pulumi_keycloak as keycloak
 
 from components.common import After, Done, child
-from components.realm import Realm
+from components.realm import OPTIONAL_SCOPES, Realm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,13 @@ class OidcClient(pulumi.ComponentResource):
                 add_to_id_token=False,  # the ID token is for this client as it is
                 add_to_access_token=True,
                 opts=child(self, [client], deleted_with=gone_with),
+            ),
+            keycloak.openid.ClientOptionalScopes(
+                f"{name}-optional-scopes",
+                realm_id=realm_id,
+                client_id=client.id,
+                optional_scopes=[*OPTIONAL_SCOPES],
+                opts=child(self, deleted_with=gone_with),
             ),
         ]
         for role, grant in sorted(args.roles.items()):

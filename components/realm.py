@@ -15,6 +15,9 @@ from components.common import After, child
 EVERYBODY = "*"
 ADMINS, EDITORS, VIEWERS = ROLES = ("admin", "editor", "viewer")  # highest first
 
+# What a client may ask for beyond the default scopes. Not offline_access: nobody needs tokens that outlive a logout.
+OPTIONAL_SCOPES = ("address", "microprofile-jwt", "phone")
+
 REALM = "keycloak:index/realm:Realm"
 
 EVENT_DAYS = 30
@@ -84,6 +87,8 @@ class Realm(pulumi.ComponentResource):
             access_token_lifespan=args.access_token_lifespan,
             sso_session_idle_timeout=args.sso_session_idle,
             sso_session_max_lifespan=args.sso_session_max,
+            revoke_refresh_token=True,  # each is good once
+            refresh_token_max_reuse=0,
             security_defenses=keycloak.RealmSecurityDefensesArgs(
                 brute_force_detection=keycloak.RealmSecurityDefensesBruteForceDetectionArgs(
                     permanent_lockout=False,

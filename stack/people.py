@@ -40,7 +40,10 @@ RESERVED_GROUPS = ("admins", "editors", "viewers", "users")
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """Somebody who may log in. groups: names of the stack's own groups. enabled: whether they may, right now."""
+    """Somebody who may log in.
+
+    email: in small letters, as Keycloak keeps it. groups: names of the stack's own groups. enabled: may they now.
+    """
 
     username: str
     email: str
@@ -93,7 +96,7 @@ def person(value: Mapping[str, object]) -> Person:
         raise SpecError("a person cannot be read", tuple(found))
     return Person(
         username=username,
-        email=email,
+        email=email.lower(),
         first_name=first,
         last_name=last,
         role=RealmRole(str(role)),

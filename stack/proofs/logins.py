@@ -14,7 +14,11 @@ from stack.proofs.context import ProofError, expect
 def leave(browser: httpx.Client, issuer: str, client: str) -> None:
     """Open the issuer's page for signing out, and confirm. ProofError when it does not say that it is done."""
     address = f"{issuer}/protocol/openid-connect/logout"
-    page = expect(browser.get(address, params={"client_id": client}), 200, "the page for signing out")
+    confirm(browser, expect(browser.get(address, params={"client_id": client}), 200, "the page for signing out"))
+
+
+def confirm(browser: httpx.Client, page: httpx.Response) -> httpx.Response:
+    """Say yes on the issuer's page for signing out; what comes then."""
     form = re.search(r'<form[^>]*action="([^"]*logout-confirm[^"]*)"', page.text)
     if form is None:
         raise ProofError("the page for signing out asks for nothing: nobody was signed in there")
@@ -24,8 +28,7 @@ def leave(browser: httpx.Client, issuer: str, client: str) -> None:
         for name, value in [(_attribute(field, "name"), _attribute(field, "value"))]
         if name
     }
-    done = browser.post(urljoin(str(page.url), unescape(form.group(1))), data=fields)
-    expect(done, 200, "signing out")
+    return expect(browser.post(urljoin(str(page.url), unescape(form.group(1))), data=fields), 200, "signing out")
 
 
 def _attribute(tag: str, name: str) -> str:

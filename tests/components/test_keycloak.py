@@ -10,6 +10,7 @@ import pulumi
 import pytest
 
 from components import capabilities
+from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.oidc_client import OidcClient, OidcClientArgs
 from components.people import People, PeopleArgs, PersonArgs
@@ -120,7 +121,7 @@ class TestRealm:
 
         recording = record(program)
         made = [each for each in recording.resources if each.type.startswith("keycloak:")]
-        assert len(made) == 15
+        assert len(made) == 16
         assert {each.deleted_with.rsplit("::", 1)[-1] for each in made} == {"data"}
 
 
@@ -159,6 +160,31 @@ class TestPeople:
         assert anna["exhaustive"] is ben["exhaustive"] is False
 
 
+class TestBuiltinClients:
+    def test_keycloaks_own_clients_are_taken_over_and_lose_what_nobody_needs(self) -> None:
+        def program() -> None:
+            BuiltinClients("builtin", BuiltinClientsArgs(realm=a_realm(), realm_name="kit"))
+
+        recording = record(program)
+        found = {each.inputs["clientId"]: each.inputs for each in recording.all("client:Client")}
+        assert set(found) == {
+            "account",
+            "account-console",
+            "admin-cli",
+            "broker",
+            "realm-management",
+            "security-admin-console",
+        }
+        for name, inputs in found.items():
+            assert inputs["import"] is True, name
+            assert inputs["directAccessGrantsEnabled"] is inputs["implicitFlowEnabled"] is False, name
+            public = inputs["accessType"] == "PUBLIC" and inputs["standardFlowEnabled"]
+            assert not public or inputs["pkceCodeChallengeMethod"] == "S256", name
+        assert found["account"]["validRedirectUris"] == ["/realms/kit/account/*"]
+        assert found["account"]["rootUrl"] == "${authBaseUrl}"
+        assert len(recording.all("ClientOptionalScopes")) == 6
+
+
 class TestOidcClient:
     def test_only_the_code_flow_with_pkce(self) -> None:
         """2.9, 2.11."""
@@ -176,6 +202,9 @@ class TestOidcClient:
         assert inputs["validRedirectUris"] == ["https://chat.kit/callback"]
         assert "clientSecretRegenerateWhenChanged" not in inputs
         assert registered.secret_inputs == {"clientSecret"}
+
+    def test_nobody_may_ask_for_tokens_that_outlive_a_logout(self) -> None:
+        assert client().one("ClientOptionalScopes").inputs["optionalScopes"] == ["address", "microprofile-jwt", "phone"]
 
     def test_default_scopes_are_left_as_they_are(self) -> None:
         """2.13: ClientDefaultScopes is authoritative, what is not listed is gone."""

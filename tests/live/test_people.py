@@ -10,8 +10,10 @@ import argparse
 import json
 import re
 import ssl
+import subprocess
 import threading
 import time
+import venv
 from collections.abc import Iterator
 from contextlib import suppress
 from html import unescape
@@ -27,6 +29,7 @@ from ops import frontdoor, people
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.identity import administration
+from ops.paths import cache_home
 from ops.repair import left, refuse_to_forget
 from stack.derive.oidc import clients
 from stack.plan import SecretKey
@@ -46,7 +49,7 @@ PORTS = {"httpPort": 18682, "httpsPort": 18683, "adminPort": 18684}
 ADMIN = SecretKey("keycloak", "admin")
 BOOTSTRAP = "kit-bootstrap"
 OURS = "kit-admin"
-KCWARDEN = "kcwarden==0.0.0"
+KCWARDEN = "kcwarden==0.18.1"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         "https_port": PORTS["httpsPort"],
         "admin_port": PORTS["adminPort"],
     }
-    with standing.stack(STACK, tmp_path_factory.mktemp("people"), "chat", start=False, **ports) as made:
+    with standing.stack(STACK, tmp_path_factory.mktemp("people"), "chat", "api", start=False, **ports) as made:
         # Everything but the models: nobody asks a question here.
         made.trial.up(
             [step.name.removeprefix(f"kit-{STACK}-") for step in made.trial.runtime.steps if "ollama" not in step.name]
@@ -298,7 +301,7 @@ class Realm:
         self.project = project
         self.config: dict[str, Any] = {
             "target": "dev",
-            "profiles": ["chat"],
+            "profiles": ["chat", "api"],
             "images": "airgap",
             **PORTS,
             "groups": ["research", "choir"],
@@ -489,6 +492,34 @@ class TestPeople:
         assert max(took) < 5
         assert frontdoor.login_form(here.get(realm.chat + LOGIN_PATH), realm.up.outputs.issuer)
 
+    def test_a_logout_in_one_app_ends_the_session_in_the_other(self, realm: Realm) -> None:
+        issuer, api = realm.up.outputs.issuer, realm.up.outputs.urls["api"]
+        chat = realm.enter("anna", CHOSEN)
+        page = chat.get(f"{api}/me/login")
+        assert "Keys for the unified API" in page.text
+        assert chat.get(f"{api}/me/keys", headers={"Authorization": ""}).status_code == 200
+        # Out of the API: Keycloak asks, tells the chat, and leads back to where it began.
+        page = chat.get(f"{api}/me/logout")
+        done = logins.confirm(chat, page)
+        assert frontdoor.login_form(done, issuer), done.url
+        print(f"out of the chat after a logout at the API: {1000 * _ended(chat):.0f} ms")
+        # Out of the chat: the API knows it, though its cookie is still there.
+        chat = realm.enter("anna", CHOSEN)
+        chat.get(f"{api}/me/login")
+        assert chat.get(f"{api}/me/keys", headers={"Authorization": ""}).status_code == 200
+        time.sleep(1.1)  # a session begun in the second of a logout ends with it
+        chat.get(chat.post("/api/v1/auths/signout").json()["redirect_url"], follow_redirects=False)
+        assert chat.get(f"{api}/me/keys", headers={"Authorization": ""}).status_code == 401
+
+    @pytest.mark.parametrize("token", ["", "x", "a.b.c", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."])
+    def test_nobody_else_logs_people_out(self, realm: Realm, token: str) -> None:
+        with realm.browser() as stranger:
+            for url in (
+                f"{realm.chat}/oauth/backchannel-logout",
+                realm.up.outputs.urls["api"] + "/me/backchannel-logout",
+            ):
+                assert stranger.post(url, data={"logout_token": token}).status_code == 400, url
+
     def test_signed_out_by_an_administrator(self, realm: Realm) -> None:
         session = realm.enter("anna", CHOSEN)
         begin = time.monotonic()
@@ -594,7 +625,31 @@ class TestPeople:
             ).json()
         file = tmp_path / "realm.json"
         file.write_text(json.dumps(exported), encoding="utf-8")
-        (Path("/tmp/scratch/people") / "realm.json").write_text(json.dumps(exported, indent=1))
+        found = _kcwarden(file)
+        # Whether the server is the newest it asks the internet. The lock of images answers that, and `./kit images`.
+        told = [
+            f"{each['severity']} {each['entity']}: {each['short_description']}"
+            for each in found
+            if each["reporting_auditor"] != "KeycloakVersionShouldBeUpToDate"
+        ]
+        assert told == []
+
+
+def _kcwarden(realm: Path) -> list[dict[str, Any]]:
+    """What the auditor finds from MEDIUM on. It has a virtual environment of its own, made once per version."""
+    home = cache_home() / KCWARDEN.replace("==", "-")
+    program = home / "bin" / "kcwarden"
+    if not program.exists():
+        venv.create(home, with_pip=True, clear=True)
+        install = [str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", KCWARDEN]
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AssertionError(f"{KCWARDEN} cannot be installed: {done.stderr[-500:]}")
+    # The vendored check of the newest release asks the internet, which has to fail at once and not after retries.
+    environment = {"PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://127.0.0.1:9", "HOME": str(realm.parent)}
+    argv = [str(program), "audit", "--format", "json", "--min-severity", "MEDIUM", str(realm)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
 
 
 def _ended(session: httpx.Client) -> float:
