@@ -9,12 +9,12 @@ import pulumi
 import pulumi_keycloak as keycloak
 
 from components.common import After, Done, child
-from components.realm import Realm
+from components.realm import OPTIONAL_SCOPES, Realm
 
 
 @dataclass(frozen=True, kw_only=True)
 class OidcClientArgs:
-    """roles: client role -> who gets it: "admin" (the realm's admin group) or "*" (everybody).
+    """roles: client role -> who gets it: at least "viewer", "editor" or "admin" in the realm, or "*" (everybody).
 
     They arrive in the flat claim `role_claim` of ID token, access token and userinfo. URLs are full URLs.
     client_secret is ours, not Keycloak's: the service that needs it too starts from the same value, without waiting
@@ -28,6 +28,7 @@ class OidcClientArgs:
     root_url: str
     web_origins: Sequence[str] = ()
     post_logout_redirect_uris: Sequence[str] = ()
+    backchannel_logout_url: str = ""
     roles: Mapping[str, str] = field(default_factory=dict[str, str])
     role_claim: str = "roles"
     group_claim: str = "groups"
@@ -66,6 +67,9 @@ class OidcClient(pulumi.ComponentResource):
             root_url=args.root_url,
             valid_redirect_uris=sorted(args.redirect_uris),
             valid_post_logout_redirect_uris=sorted(args.post_logout_redirect_uris) or None,
+            backchannel_logout_url=args.backchannel_logout_url or None,
+            backchannel_logout_session_required=bool(args.backchannel_logout_url),
+            frontchannel_logout_enabled=False,
             web_origins=sorted(args.web_origins) or None,
             consent_required=False,
             full_scope_allowed=False,  # tokens carry this client's roles, nobody else's
@@ -109,9 +113,15 @@ class OidcClient(pulumi.ComponentResource):
                 add_to_access_token=True,
                 opts=child(self, [client], deleted_with=gone_with),
             ),
+            keycloak.openid.ClientOptionalScopes(
+                f"{name}-optional-scopes",
+                realm_id=realm_id,
+                client_id=client.id,
+                optional_scopes=[*OPTIONAL_SCOPES],
+                opts=child(self, deleted_with=gone_with),
+            ),
         ]
         for role, grant in sorted(args.roles.items()):
-            group = args.realm.group_of(grant)
             client_role = keycloak.Role(
                 f"{name}-role-{role}",
                 realm_id=realm_id,
@@ -119,17 +129,18 @@ class OidcClient(pulumi.ComponentResource):
                 name=role,
                 opts=child(self, deleted_with=gone_with),
             )
-            made += [
-                client_role,
-                keycloak.GroupRoles(
-                    f"{name}-grant-{role}",
-                    realm_id=realm_id,
-                    group_id=group,
-                    role_ids=[client_role.id],
-                    exhaustive=False,  # other clients give the same group their roles
-                    opts=child(self, deleted_with=gone_with),
-                ),
-            ]
+            made.append(client_role)
+            for number, (holders, group) in enumerate(args.realm.groups_of(grant).items()):
+                made.append(
+                    keycloak.GroupRoles(
+                        f"{name}-grant-{role}" + (f"-{holders}s" if number else ""),
+                        realm_id=realm_id,
+                        group_id=group,
+                        role_ids=[client_role.id],
+                        exhaustive=False,  # other clients give the same group their roles
+                        opts=child(self, deleted_with=gone_with),
+                    )
+                )
 
         def itself(_: Sequence[str]) -> pulumi.Resource:
             return client

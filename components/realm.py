@@ -13,9 +13,12 @@ import pulumi_keycloak as keycloak
 from components.capabilities import supported
 from components.common import After, child, open_digest
 
-# To whom a client gives one of its roles.
+# To whom a client gives one of its roles: everybody, or those who have at least this role in the realm.
 EVERYBODY = "*"
-ADMINS = "admin"
+ADMINS, EDITORS, VIEWERS = ROLES = ("admin", "editor", "viewer")  # highest first
+
+# What a client may ask for beyond the default scopes. Not offline_access: nobody needs tokens that outlive a logout.
+OPTIONAL_SCOPES = ("address", "microprofile-jwt", "phone")
 
 REALM = "keycloak:index/realm:Realm"
 
@@ -58,7 +61,7 @@ class Smtp:
 
 @dataclass(frozen=True, kw_only=True)
 class RealmArgs:
-    """Durations are Go strings ("15m0s"). admin_group: its members get what clients grant to admins.
+    """Durations are Go strings ("15m0s"). *_group: its members get what clients grant to those of that role or lower.
 
     Everybody is in `everybody_group`: new users by themselves, and taking somebody out takes all apps away.
     relying_party: the domain that passkeys are made for; "" is the login's own host name. language: of the pages, for
@@ -69,6 +72,8 @@ class RealmArgs:
     display_name: str
     admin: AdminUser
     admin_group: str = "admins"
+    editor_group: str = "editors"
+    viewer_group: str = "viewers"
     everybody_group: str = "users"
     access_token_lifespan: str = "5m0s"  # noqa: S105
     sso_session_idle: str = "10h0m0s"
@@ -97,6 +102,7 @@ class Realm(pulumi.ComponentResource):
 
     realm_id: pulumi.Output[str]
     admin_group_id: pulumi.Output[str]
+    role_group_ids: dict[str, pulumi.Output[str]]
     everybody_group_id: pulumi.Output[str]
     admin_user_id: pulumi.Output[str]
     rules_digest: pulumi.Output[str]
@@ -170,19 +176,26 @@ class Realm(pulumi.ComponentResource):
         self.resource = realm
         self.rules_digest = _digest(args, rules)
         self.admin_group_id = admins.id
+        self.role_group_ids = {ADMINS: admins.id}
+        for role, group_name in ((EDITORS, args.editor_group), (VIEWERS, args.viewer_group)):
+            group = keycloak.Group(
+                f"{name}-{role}s",
+                realm_id=realm.id,
+                name=group_name,
+                opts=child(self, protect=args.protect, deleted_with=gone_with),
+            )
+            self.role_group_ids[role] = group.id
         self.everybody_group_id = everybody.id
         self.admin_user_id = admin.id
         self.register_outputs({"realm_id": self.realm_id})
 
-    def group_of(self, grant: str) -> pulumi.Output[str]:
-        """The group that stands for EVERYBODY or ADMINS."""
-        match grant:
-            case "*":
-                return self.everybody_group_id
-            case "admin":
-                return self.admin_group_id
-            case _:
-                raise ValueError(f"a role goes to {ADMINS!r} or {EVERYBODY!r}, not to {grant!r}")
+    def groups_of(self, grant: str) -> Mapping[str, pulumi.Output[str]]:
+        """The groups that a grant means, each under the role that it stands for: who may more has it as well."""
+        if grant == EVERYBODY:
+            return {EVERYBODY: self.everybody_group_id}
+        if grant not in ROLES:
+            raise ValueError(f"a role goes to one of {', '.join(map(repr, ROLES))} or {EVERYBODY!r}, not to {grant!r}")
+        return {role: self.role_group_ids[role] for role in reversed(ROLES[: ROLES.index(grant) + 1])}
 
 
 def _rules(args: RealmArgs) -> dict[str, Any]:
@@ -204,6 +217,8 @@ def _rules(args: RealmArgs) -> dict[str, Any]:
         "access_token_lifespan": args.access_token_lifespan,
         "sso_session_idle_timeout": args.sso_session_idle,
         "sso_session_max_lifespan": args.sso_session_max,
+        "revoke_refresh_token": True,  # each is good once
+        "refresh_token_max_reuse": 0,
         "internationalization": keycloak.RealmInternationalizationArgs(
             supported_locales=sorted({"en", args.language}), default_locale=args.language
         ),

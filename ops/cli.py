@@ -93,6 +93,18 @@ def _limit(text: str) -> int:
     return int(text)
 
 
+def _people(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="of a person; of a group as well, for remove"
+    )
+    parser.add_argument("-s", "--stack", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+    parser.add_argument("--reset", action="store_true", help="password: also for somebody who has chosen one")
+    parser.add_argument(
+        "--yes-delete", metavar="NAME", help="remove: the name once more, instead of being asked for it"
+    )
+    _json(parser)
+
+
 def _init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the new stack's name: lower-case letters and digits")
     parser.add_argument("--target", help="dev, pi or gpu; as this machine looks unless said")
@@ -260,6 +272,22 @@ remove NAME     delete one workflow from n8n; nothing else ever deletes one""",
         takes_stack=False,
         usage="./kit workflow [list|show|export|history|check|remove] [NAME] [--stack STACK] [options]",
         actions=("list", "show", "export", "history", "check", "remove"),
+    ),
+    Verb(
+        name="people",
+        summary="who may log in: list, first passwords, signing out, removing",
+        details="""\
+list            everybody in the realm, with their groups and whether they have chosen a password
+password NAME   a first password for somebody new: shown once, kept nowhere, to be changed at the first login
+logout NAME     end all of somebody's sessions, in the apps that listen as well
+remove NAME     let the next up delete somebody, or a group, that left the configuration; nothing else ever deletes one
+
+People and groups are configuration: `people` and `groups` in Pulumi.<stack>.yaml (docs/people.md).""",
+        run="ops.people:run",
+        add=_people,
+        takes_stack=False,
+        usage="./kit people [list|password|logout|remove] [NAME] [--stack STACK] [options]",
+        actions=("list", "password", "logout", "remove"),
     ),
     Verb(
         name="init",

@@ -1,11 +1,12 @@
-"""The realm's administration, as far as day-two work needs it: throw-away users, and a session as somebody."""
+"""The realm's administration, as far as day-two work needs it: throw-away users, a session as somebody, passwords."""
 
 from __future__ import annotations
 
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
@@ -14,6 +15,7 @@ import httpx
 
 from ops import frontdoor
 from stack.outputs import StackOutputs
+from stack.plan import Plan
 from stack.proofs.context import Person, ProofError
 
 _KINDS = {"otp": "the authenticator app", "webauthn": "the passkey", "webauthn-passwordless": "the passkey"}
@@ -26,9 +28,9 @@ class Administration:
     client: httpx.Client
     base: str
     outputs: StackOutputs
-    _token: str = ""
+    _bearer_token: str = ""
     _until: float = 0.0
-    _sessions: list[str] = field(default_factory=list[str])
+    _sessions: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def realm(self) -> dict[str, Any]:
         """The realm: its rules, and the flows that are bound."""
@@ -65,10 +67,10 @@ class Administration:
 
     def user_id(self, username: str) -> str:
         """The id of the user of exactly that name; ProofError when there is none."""
-        users: list[dict[str, Any]] = self._call("GET", "/users", params={"username": username, "exact": "true"}).json()
-        if not users:
+        user = self.user(username)
+        if user is None:
             raise ProofError(f"the realm has no user {username}")
-        return str(users[0]["id"])
+        return str(user["id"])
 
     def free(self, user_id: str) -> list[str]:
         """Take away what keeps a person out who still knows the password; what that was.
@@ -91,19 +93,73 @@ class Administration:
 
     def become(self, username: str, visitor: httpx.Client) -> None:
         """Give `visitor` a session as this user, whose password and second factor stay their own business."""
-        answer = self._call("POST", f"/users/{self.user_id(username)}/impersonation", json={})
+        user_id = self.user_id(username)
+        answer = self._call("POST", f"/users/{user_id}/impersonation", json={})
         host = httpx.URL(self.outputs.issuer).host
         for line in answer.headers.get_list("set-cookie"):
             for name, morsel in SimpleCookie(line).items():
                 if morsel.value:
                     visitor.cookies.set(name, morsel.value, domain=host, path=morsel["path"] or "/")
                 if name == "KEYCLOAK_IDENTITY" and morsel.value:
-                    self._sessions.append(_session_id(morsel.value))
+                    self._sessions.append((user_id, _session_id(morsel.value)))
 
     def leave(self) -> None:
-        """End every session that become() made."""
+        """End every session that become() made, but those whose end an application would be told of.
+
+        An application that hears of a logout ends all sessions of that person there, and the person behind this one
+        did not log out. Nobody has the cookies of a session that is left; it ends by itself when it has idled.
+        """
         while self._sessions:
-            self._call("DELETE", f"/sessions/{self._sessions.pop()}", allow=(404,))
+            user_id, session_id = self._sessions.pop()
+            sessions: list[dict[str, Any]] = self._call("GET", f"/users/{user_id}/sessions").json()
+            names = next((session["clients"].values() for session in sessions if session["id"] == session_id), ())
+            if not any(self._hears_of_logouts(name) for name in names):
+                self._call("DELETE", f"/sessions/{session_id}", allow=(404,))
+
+    def _hears_of_logouts(self, client_id: str) -> bool:
+        found: list[dict[str, Any]] = self._call("GET", "/clients", params={"clientId": client_id}).json()
+        return any((client.get("attributes") or {}).get("backchannel.logout.url") for client in found)
+
+    # ---------------------------------------------------------------------------------------------------- people
+
+    def user(self, username: str) -> dict[str, Any] | None:
+        """A user as the admin API describes them; None when there is none of that name."""
+        answer = self._call("GET", "/users", params={"username": username, "exact": "true"})
+        users: list[dict[str, Any]] = answer.json()
+        return users[0] if users else None
+
+    def users(self) -> list[dict[str, Any]]:
+        """Everybody, by name."""
+        found: list[dict[str, Any]] = []
+        while page := self._call("GET", "/users", params={"first": str(len(found)), "max": "500"}).json():
+            found += page
+        return found
+
+    def groups(self, user_id: str) -> tuple[str, ...]:
+        """Names of the groups a user is in."""
+        found: list[dict[str, Any]] = self._call("GET", f"/users/{user_id}/groups", params={"max": "1000"}).json()
+        return tuple(sorted(group["name"] for group in found))
+
+    def has_password(self, user_id: str) -> bool:
+        """Whether a user has any password, chosen or given."""
+        found: list[dict[str, Any]] = self._call("GET", f"/users/{user_id}/credentials").json()
+        return any(credential["type"] == "password" for credential in found)
+
+    def give_password(self, user_id: str, password: str) -> None:
+        """A password that must be changed at the next login. Second factors stay."""
+        body = {"type": "password", "value": password, "temporary": True}
+        self._call("PUT", f"/users/{user_id}/reset-password", json=body)
+
+    def sign_out(self, user_id: str) -> None:
+        """End every session of a user. Applications that listen are told."""
+        self._call("POST", f"/users/{user_id}/logout", json={})
+
+    def known(self) -> bool:
+        """Whether the identity provider takes the stack's credential. ProofError when it answers neither way."""
+        answer = self._token()
+        if answer.status_code not in (200, 400, 401):
+            raise ProofError(f"the identity provider answered {answer.status_code} to a login")
+        return answer.is_success
 
     def _call(self, method: str, path: str, *, allow: tuple[int, ...] = (), **request: Any) -> httpx.Response:
         url = f"{self.base}/admin/realms/{self.outputs.realm}{path}"
@@ -116,20 +172,30 @@ class Administration:
 
     def _bearer(self) -> str:
         if time.monotonic() > self._until:
-            answer = self.client.post(
-                f"{self.base}/realms/master/protocol/openid-connect/token",
-                data={
-                    "grant_type": "client_credentials",
-                    "client_id": self.outputs.admin_client_id,
-                    "client_secret": self.outputs.admin_client_secret,
-                },
-            )
+            answer = self._token()
             if not answer.is_success:
                 raise ProofError(f"the stack's service client cannot log in: {answer.status_code} {answer.text[:200]}")
             granted: dict[str, Any] = answer.json()
-            self._token = granted["access_token"]
+            self._bearer_token = granted["access_token"]
             self._until = time.monotonic() + granted["expires_in"] / 2
-        return self._token
+        return self._bearer_token
+
+    def _token(self) -> httpx.Response:
+        return self.client.post(
+            f"{self.base}/realms/master/protocol/openid-connect/token",
+            data={
+                "grant_type": "client_credentials",
+                "client_id": self.outputs.admin_client_id,
+                "client_secret": self.outputs.admin_client_secret,
+            },
+        )
+
+
+@contextmanager
+def administration(plan: Plan, outputs: StackOutputs) -> Iterator[Administration]:
+    """The administration of a stack that is up."""
+    with frontdoor.browser(plan.settings.domain, frontdoor.address_of(plan), outputs.ca_pem) as client:
+        yield Administration(client, administered_at(outputs), outputs)
 
 
 def administered_at(outputs: StackOutputs) -> str:

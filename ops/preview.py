@@ -6,6 +6,7 @@ import argparse
 
 from ops import console, planview
 from ops.pulumirun import Pulumi, clear_stale_locks
+from ops.repair import refuse_to_forget
 from ops.session import Session
 
 
@@ -17,6 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
     clear_stale_locks(session.state)
     if text := planview.retired(plan):
         console.note(text)
+    if pulumi.known():
+        refuse_to_forget(pulumi.export(), plan)
     for text in session.moved(plan):
         console.warn(text)
     session.write_config(pulumi)

@@ -19,10 +19,11 @@ from ops.identity import Administration, administered_at
 from ops.progress import Progress, Step
 from stack.model import Role
 from stack.outputs import StackOutputs
+from stack.people import THROW_AWAY
 from stack.plan import Plan, docker_prefix
 from stack.proofs.context import Login, Person, ProofContext, ProofError
 
-PREFIX = "kit-prove-"
+PREFIX = THROW_AWAY
 JOB_SECONDS = 300
 _LOG_LINES = 500
 
@@ -283,27 +284,7 @@ class _Run:
         return Login(browser=self._admin_browser, response=page, asked=False)
 
     def run_job(self, service: str, job: str) -> str:
-        """Start the container of a job that has run already once more, and wait for it. Its last words."""
-        api = self._engine
-        name = f"{docker_prefix(self.plan.stack)}{service}-{job}"
-        listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
-        # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
-        found = [
-            (container["Created"], own)
-            for container in listed
-            for own in (str(container["Names"][0]).lstrip("/"),)
-            if own == name or own.startswith(f"{name}-attempt-")
-        ]
-        if not found:
-            raise ProofError(f"there is no container of the job {name}")
-        _, container = max(found)
-        before = len(api.logs(container))
-        api.post(f"/containers/{container}/start")
-        code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
-        words = api.logs(container)[before:].strip()
-        if code:
-            raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
-        return words.splitlines()[-1] if words else ""
+        return run_again(self._engine, f"{docker_prefix(self.plan.stack)}{service}-{job}")
 
     def exposed(self, port: int) -> str:
         """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
@@ -429,3 +410,25 @@ def _function(target: str) -> Callable[[ProofContext], None]:
     module, _, name = target.partition(":")
     found: Callable[[ProofContext], None] = getattr(importlib.import_module(module), name)
     return found
+
+
+def run_again(api: DockerApi, name: str) -> str:
+    """Start the container of a job that has run already once more, and wait for it. Its last words."""
+    listed: list[dict[str, Any]] = api.get("/containers/json?all=true")
+    # A job that failed at first has a container for each further attempt; the youngest is the one that succeeded.
+    found = [
+        (container["Created"], own)
+        for container in listed
+        for own in (str(container["Names"][0]).lstrip("/"),)
+        if own == name or own.startswith(f"{name}-attempt-")
+    ]
+    if not found:
+        raise ProofError(f"there is no container of the job {name}")
+    _, container = max(found)
+    before = len(api.logs(container))
+    api.post(f"/containers/{container}/start")
+    code: int = api.post(f"/containers/{container}/wait", timeout=JOB_SECONDS)["StatusCode"]
+    words = api.logs(container)[before:].strip()
+    if code:
+        raise ProofError(" ".join(words.split())[:600] or f"{container} ended with {code}")
+    return words.splitlines()[-1] if words else ""

@@ -6,6 +6,7 @@ would ask Keycloak, which is of no use while its container is the one that is go
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from ops.enginestate import Damage, compare, docker_resources, foreign, look
 from ops.progress import Progress
 from ops.pulumirun import PARALLEL, Pulumi, clear_stale_locks
 from ops.session import Session
+from stack.model import Role
+from stack.plan import Plan
 
 
-def prepare(session: Session, pulumi: Pulumi, progress: Progress, log: Path) -> None:
-    """Make state and engine agree. KitError when that is for a person to decide."""
+def prepare(session: Session, pulumi: Pulumi, progress: Progress, log: Path, plan: Plan | None = None) -> None:
+    """Make state and engine agree. KitError when that is for a person to decide, or when people left the plan."""
     for note in clear_stale_locks(session.state):
         progress.line(f"  {console.mark(console.WARN)} {note}")
     deployment = pulumi.export()
+    if plan:
+        refuse_to_forget(deployment, plan)
     pending = deployment.get("pending_operations") or []
     if pending:
         drop_pending(pulumi, deployment)
@@ -66,3 +71,27 @@ def mend(session: Session, pulumi: Pulumi, damage: Damage, progress: Progress, l
         )
     if code != 0:
         raise KitError("the state could not be brought up to date with what runs.", f"Details: {log}")
+
+
+def left(deployment: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """URNs of the users and groups that the program made for the configuration, by name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for resource in deployment.get("resources") or []:
+        kind, _, name = str(resource["urn"]).rpartition("::")[2].partition("-")
+        made = resource.get("type") in ("keycloak:index/user:User", "keycloak:index/group:Group")
+        if made and kind in ("person", "group") and name:
+            found[name] = (*found.get(name, ()), str(resource["urn"]))
+    return found
+
+
+def refuse_to_forget(deployment: Mapping[str, Any], plan: Plan) -> None:
+    """KitError when somebody is in the state, protected, and no longer in the configuration."""
+    protected = {str(each["urn"]) for each in deployment.get("resources") or [] if each.get("protect")}
+    wanted = {*(person.username for person in plan.settings.people), *plan.settings.groups}
+    gone = sorted(name for name, urns in left(deployment).items() if name not in wanted and protected & set(urns))
+    if gone and plan.provider(Role.IDENTITY):
+        raise KitError(
+            f"{', '.join(gone)} left the configuration: nobody is deleted by that.",
+            "To lock a person out and keep the account: leave them in, with enabled: false.\n"
+            f"To delete for good: ./kit people remove {gone[0]} --stack {plan.stack}",
+        )

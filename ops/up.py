@@ -15,6 +15,7 @@ from typing import Any
 from ops import console, deploying, engine, flowguard, pids, planview, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
+from ops.events import Digest
 from ops.facts import gather
 from ops.progress import Progress, duration
 from ops.pulumirun import Pulumi
@@ -35,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     pulumi = make_ready(session, plan, progress)
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
-    repair.prepare(session, pulumi, progress, log)
+    repair.prepare(session, pulumi, progress, log, plan)
     began = time.monotonic()
-    digest = deploying.update(session, pulumi, progress, log, f"stack {session.stack}")
+    digest = deploy(session, plan, pulumi, progress, log)
     took = duration(time.monotonic() - began)
     console.done(
         f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
+    settle_people(session, plan, outputs)
     flowguard.hold(session, plan, pulumi, outputs, progress, log)
     record_models(session, plan)
     proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
@@ -189,7 +191,40 @@ def log_file(session: Session, verb: str) -> Path:
     return session.state.logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}.log"
 
 
+def deploy(session: Session, plan: Plan, pulumi: Pulumi, progress: Progress, log: Path) -> Digest:
+    """The update; once more when it failed for an identity provider that had forgotten the stack's credential."""
+    title = f"stack {session.stack}"
+    try:
+        return deploying.update(session, pulumi, progress, log, title)
+    except KitError:
+        if not (pulumi.known() and (outputs := pulumi.outputs()) and readmitted(session, plan, outputs)):
+            raise
+        return deploying.update(session, pulumi, progress, log, title)
+
+
 # -------------------------------------------------------------------------------------------------------- after
+
+
+def readmitted(session: Session, plan: Plan, exported: Mapping[str, Any]) -> bool:
+    """Whether the identity provider refused the stack's credential, as after its database was restored, and has it now.
+
+    Its own jobs put that right; they ran when the database was another.
+    """
+    from ops.people import readmit
+
+    if not readmit(session.docker, plan, exported):
+        return False
+    console.note("the identity provider did not know this stack's credential, and has been told")
+    return True
+
+
+def settle_people(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> None:
+    """The identity provider takes our credential, and whom the configuration locks out is out."""
+    from ops.people import sign_out_locked
+
+    if plan.running and plan.provider(Role.IDENTITY):
+        readmitted(session, plan, outputs)
+        sign_out_locked(plan, outputs)
 
 
 def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:
@@ -223,6 +258,12 @@ def prove(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> bool:
     return proof(session, plan, outputs)
 
 
+def first_passwords(plan: Plan) -> list[str]:
+    """How those of the configuration get in, where it names any."""
+    stack = "" if plan.stack == "dev" else f" --stack {plan.stack}"
+    return [f"  people      first passwords: ./kit people password NAME{stack}"] if plan.settings.people else []
+
+
 def closing(
     session: Session, plan: Plan, outputs: Mapping[str, Any], *, proven: bool | None, seconds: float
 ) -> list[str]:
@@ -239,7 +280,7 @@ def closing(
         *(["", *(f"  {line}" for line in console.table(urls))] if urls else []),
         "",
         *(
-            [login, f"  trust       import {ca} as an authority in your browser"]
+            [login, *first_passwords(plan), f"  trust       import {ca} as an authority in your browser"]
             if plan.provider(Role.IDENTITY)
             else []
         ),

@@ -12,6 +12,7 @@ from typing import Any
 import pulumi
 from pulumi import Input, Output, ResourceOptions
 
+from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
 from components.common import After, Attachment, Content, Done, VolumeMount, duration
 from components.database import Database, DatabaseArgs
@@ -25,6 +26,7 @@ from components.job import Job, JobArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.network import Network, NetworkArgs
 from components.oidc_client import OidcClient, OidcClientArgs
+from components.people import People, PeopleArgs, PersonArgs
 from components.realm import AdminUser, Realm, RealmArgs, Smtp
 from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
@@ -35,10 +37,9 @@ from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
 from stack.model import Generated, IdentityProvider, Provided, Role, Signed
+from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
-
-ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
 
 def deploy(plan: Plan) -> None:
@@ -331,6 +332,27 @@ class Deployment:
             opts=options,
         )
         self._logins(service, realm, options)
+        BuiltinClients("builtin", BuiltinClientsArgs(realm=realm, realm_name=self.plan.settings.realm), opts=options)
+        People(
+            "people",
+            PeopleArgs(
+                realm=realm,
+                groups=self.plan.settings.groups,
+                people=tuple(
+                    PersonArgs(
+                        username=person.username,
+                        email=person.email,
+                        first_name=person.first_name,
+                        last_name=person.last_name,
+                        role=person.role.value,
+                        groups=person.groups,
+                        enabled=person.enabled,
+                    )
+                    for person in self.plan.settings.people
+                ),
+            ),
+            opts=options,
+        )
         for client in oidc.clients(self.plan):
             OidcClient(
                 f"client-{client.client_id}",
@@ -342,6 +364,7 @@ class Deployment:
                     redirect_uris=client.redirect_uris,
                     web_origins=client.web_origins,
                     post_logout_redirect_uris=client.post_logout_redirect_uris,
+                    backchannel_logout_url=client.backchannel_logout_url,
                     roles={role.name: role.audience.value for role in client.roles},
                     after=after,
                 ),
@@ -419,11 +442,13 @@ class Deployment:
         return self.secrets[SecretKey(service.name, name)]
 
     def _identity_runs(self, service: PlannedService) -> After:
-        """Keycloak and the way to it, both healthy before the first call, and no reload in the middle of the calls.
+        """Keycloak and the way to it, both healthy before the first call, and its jobs done: they let us in.
 
-        A front door that reads its files anew knows no server for a moment, and answers 503.
+        Nor may a reload fall in the middle of the calls: a front door that reads its files anew knows no server for a
+        moment, and answers 503.
         """
         names = [container.docker_name for container in service.containers]
+        names += [job.name for job in self.runtime.jobs if job.service == service.name and not job.reloads]
         ingress = self.plan.provider(Role.INGRESS)
         if ingress is not None:
             names += [container.docker_name for container in ingress.containers]

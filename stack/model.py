@@ -720,17 +720,26 @@ class Route:
     open: tuple[str, ...] = ()
 
 
+EVERYBODY = "*"
+REALM_ROLES: Mapping[str, str] = MappingProxyType({"admin": "admin", "editor": "editor", "viewer": "viewer"})
+"""The roles that a person has in the stack, highest first, as a client's roles: for services without their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OidcClient:
     """A confidential client named after the service. Redirect *paths* only: the URLs come from its route.
 
-    roles: client role -> who gets it: "admin" (the realm's admins) or "*" (everybody).
+    roles: the service's own role -> who gets it: one of REALM_ROLES, for those who have that one or a higher one, or
+    EVERYBODY. They arrive in the flat claim `roles`; a service without roles of its own says REALM_ROLES.
+    logout_path: where the identity provider leads after a logout that began here. backchannel_logout_path: where the
+    service hears of logouts elsewhere, on the port of its route, from inside (OpenID Connect Back-Channel Logout 1.0).
     """
 
     route: str
     redirect_paths: tuple[str, ...]
     roles: Mapping[str, str] = field(default_factory=_empty)
     logout_path: str = ""
+    backchannel_logout_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -763,8 +772,8 @@ class DatabaseProvider:
 class IdentityProvider:
     """How whoever has Role.IDENTITY is administered.
 
-    `admin_client_id` is a service client of its own (master) realm, made at the first start with the service's
-    secret named `admin_secret`. `port` serves logins and the admin API.
+    `admin_client_id` is a service client of its own (master) realm, whose secret is the service's `admin_secret`. It
+    is there once the service's jobs have run. `port` serves logins and the admin API.
     """
 
     admin_client_id: str

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
+from stack import people as persons
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
 from stack.realm import LANGUAGES, ExternalProvider, MailServer, SecondFactor, parse_mail, parse_provider
 from stack.words import did_you_mean, listed, shown
@@ -87,6 +88,8 @@ class Settings:
     identity_providers: Mapping[str, ExternalProvider] = field(default_factory=dict[str, ExternalProvider])
     mail_server: MailServer | None = None
     mail_from: str = ""
+    people: tuple[persons.Person, ...] = ()
+    groups: tuple[str, ...] = ()
     api_requests_per_minute: int = 60
     api_webhook: str = ""
     openai_url: str = "https://api.openai.com/v1"
@@ -115,6 +118,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     BOOLEAN = "boolean"
     ARRAY = "array"
+    OBJECT = "object"  # of a list's items
 
 
 class UnfitError(ValueError):
@@ -135,6 +139,7 @@ class Key:
     kind: Kind
     check: Check
     unset: object = None
+    items: Kind = Kind.STRING
 
     @property
     def name(self) -> str:
@@ -274,6 +279,13 @@ def _same(value: Any) -> Any:
     return value
 
 
+def _group(value: str) -> str:
+    try:
+        return persons.group(value)
+    except ValueError as unfit:
+        raise UnfitError(str(unfit)) from None
+
+
 def _page_size(value: int) -> int:
     if value not in EVERY_PAGE_SIZE:
         raise UnfitError(f"is no page size: {' or '.join(map(str, sorted(EVERY_PAGE_SIZE)))} (getconf PAGESIZE)")
@@ -365,6 +377,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="identity_providers", kind=Kind.ARRAY, check=_parsed(parse_provider)),
             Key(field="mail_server", kind=Kind.STRING, check=_parsed(parse_mail), unset=""),
             Key(field="mail_from", kind=Kind.STRING, check=_MAIL, unset=""),
+            Key(field="people", kind=Kind.ARRAY, items=Kind.OBJECT, check=persons.person),
+            Key(field="groups", kind=Kind.ARRAY, check=_group),
             Key(field="api_requests_per_minute", kind=Kind.INTEGER, check=_between(0, 100_000, "requests")),
             Key(
                 field="api_webhook",
@@ -503,9 +517,12 @@ def _read_list(key: Key, items: list[object], values: dict[str, Any], problems: 
     for index, item in enumerate(items):
         where = f"{key.name}[{index}]"
         try:
-            checked = key.check(_plain(Kind.STRING, item))
+            checked = key.check(_plain(key.items, item))
         except UnfitError as unfit:
             problems.append(Problem(where=where, what=shown(item), fix=str(unfit)))
+            continue
+        except SpecError as several:
+            problems += (replace(problem, where=where + problem.where) for problem in several.problems)
             continue
         identity: object = checked[0] if key.field in MAPPINGS else checked
         if identity in seen:
@@ -536,6 +553,11 @@ def _plain(kind: Kind, value: object) -> object:
             raise UnfitError("is no whole number")
         case Kind.ARRAY:
             return _array(value)
+        case Kind.OBJECT:
+            found = persons.mapping(value)
+            if found is None:
+                raise UnfitError("is no mapping: write {name: value, name: value}")
+            return found
 
 
 def _array(value: object) -> list[object]:
@@ -594,6 +616,8 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
     problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
     problems += _sessions(values)
     problems += _mail(values)
+    mail = values.get("admin_email", default_of(KEYS["adminEmail"]))
+    problems += persons.together(values.get("people", ()), values.get("groups", ()), mail)
     return problems
 
 

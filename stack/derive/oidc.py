@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stack.model import OidcClient
+from stack.derive.values import endpoint
+from stack.model import EVERYBODY, OidcClient, Route
 from stack.plan import Plan, PlannedService, SecretKey, client_secret
 
 
 class Audience(StrEnum):
-    """Who gets a client's role: the realm's administrators or everybody."""
+    """Who gets a client's role: those with at least this role in the realm, or everybody."""
 
     ADMINS = "admin"
-    EVERYBODY = "*"
+    EDITORS = "editor"
+    VIEWERS = "viewer"
+    EVERYBODY = EVERYBODY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class ClientPlan:
     """A confidential client, decided to the last URL.
 
     `secret` is the same value that the service gets as ClientSecret. `description` names the file that asked.
+    `backchannel_logout_url` is inside the stack, "" for none.
     """
 
     service: str
@@ -37,6 +41,7 @@ class ClientPlan:
     root_url: str
     redirect_uris: tuple[str, ...]
     post_logout_redirect_uris: tuple[str, ...]
+    backchannel_logout_url: str
     web_origins: tuple[str, ...]
     roles: tuple[ClientRole, ...]
 
@@ -58,6 +63,15 @@ def _client(plan: Plan, service: PlannedService, client: OidcClient) -> ClientPl
         root_url=root,
         redirect_uris=tuple(root + path for path in client.redirect_paths),
         post_logout_redirect_uris=(root + client.logout_path,) if client.logout_path else (),
+        backchannel_logout_url=_backchannel(service, route, client.backchannel_logout_path),
         web_origins=(root,),
         roles=tuple(ClientRole(name=name, audience=Audience(who)) for name, who in sorted(client.roles.items())),
     )
+
+
+def _backchannel(service: PlannedService, route: Route, path: str) -> str:
+    """Inside, past the front door: no name to find, no certificate to trust, and logouts work while it reloads."""
+    if not path:
+        return ""
+    host, port = endpoint(service, route.port)
+    return f"http://{host}:{port}{path}"

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from stack.model import (
+    EVERYBODY,
+    REALM_ROLES,
     AsEnv,
     AsExport,
     AsFile,
@@ -439,7 +441,12 @@ def login(selection: Selection) -> Iterator[Problem]:
         problem = absent(at(spec, "oidc.route"), "route", spec.oidc.route, (route.name for route in spec.routes))
         if problem:
             yield problem
-        for path in (*spec.oidc.redirect_paths, *([spec.oidc.logout_path] if spec.oidc.logout_path else [])):
+        for name, grant in spec.oidc.roles.items():
+            if grant not in (*REALM_ROLES, EVERYBODY):
+                fix = f"goes to {listed(REALM_ROLES)}, or to everybody ({EVERYBODY})"
+                yield Problem(where=at(spec, "oidc.roles", name), what=shown(grant), fix=fix)
+        single = filter(None, (spec.oidc.logout_path, spec.oidc.backchannel_logout_path))
+        for path in (*spec.oidc.redirect_paths, *single):
             if not path.startswith("/") or "*" in path:
                 fix = "write an exact path beginning with /: the address comes from the route"
                 yield Problem(where=at(spec, "oidc"), what=shown(path), fix=fix)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from stack.derive import models
+from stack.proofs import logins
 from stack.proofs.context import Login, ProofContext, ProofError, expect, parsed, wait_for
 
 ROUTE = "chat"
@@ -119,6 +120,29 @@ def closed(ctx: ProofContext) -> None:
         answer = session.request("DELETE" if path.endswith("delete") else "POST", path, json={"model": "none"})
         if answer.status_code not in (401, 403, 404, 405):
             raise ProofError(f"{path} answered {answer.status_code} to a plain user")
+
+
+def logout(ctx: ProofContext) -> None:
+    """A logout at the identity provider ends the session here, and a logout here the one there."""
+    session = _user(ctx)
+    expect(session.get("/api/v1/auths/"), 200, "who am I")
+    ctx.step("a logout at the identity provider")
+    logins.leave(session, ctx.outputs.issuer, ctx.service)
+    begin = time.monotonic()
+    wait_for(lambda: session.get("/api/v1/auths/").status_code == 401 or None, 10, "the chat still lets them in")
+    ctx.note(f"{1000 * (time.monotonic() - begin):.0f} ms after a logout there")
+    ctx.step("a new login, asked for")
+    login = ctx.login(ctx.url(ROUTE) + LOGIN_PATH)
+    if not login.asked:
+        raise ProofError("after the logout nobody was asked for a password")
+    session = _session(ctx, login)
+    ctx.step("a logout here")
+    answer = parsed(session.post("/api/v1/auths/signout"), "sign out")
+    page = session.get(answer.get("redirect_url") or ctx.url(ROUTE))
+    if page.url.host != httpx.URL(ctx.url(ROUTE)).host:
+        raise ProofError(f"signing out led to {page.url.copy_with(query=None)}, and nobody is led back")
+    if not ctx.login(ctx.url(ROUTE) + LOGIN_PATH).asked:
+        raise ProofError("after signing out here the identity provider still had a session")
 
 
 def cleanup(ctx: ProofContext) -> None:

@@ -20,6 +20,7 @@ from stack.model import (
     IdentityProvider,
     ImageSource,
     InTemplate,
+    Job,
     OwnUrl,
     Port,
     Proof,
@@ -40,7 +41,9 @@ from stack.model import (
 from stack.realm import MAIL_PASSWORD_KEY, ProviderKind
 from stack.settings import Settings
 
-ADMIN_CLIENT = "kit-bootstrap"
+ADMIN_CLIENT = "kit-admin"
+ADMIN = "admin"
+BOOTSTRAP_CLIENT = "kit-bootstrap"
 BOOTSTRAP = "bootstrap"
 
 CONFIG = Template.of(
@@ -60,15 +63,34 @@ http-enabled=true
 proxy-headers=xforwarded
 cache=local
 
-# Read once, when the master realm is made. The service client is what the program administers with.
-bootstrap-admin-client-id={admin_client}
-bootstrap-admin-client-secret={admin_secret}
+# Read once, when the master realm is made. The job `administration` retires it: docs/adr/0017-administration.md
+bootstrap-admin-client-id={bootstrap_client}
+bootstrap-admin-client-secret={bootstrap_secret}
 """,
     database=Ref("postgres", "sql", template="jdbc:postgresql://{host}:{port}/keycloak"),
     password=DatabasePassword("keycloak", Encoding.PROPERTIES),
     url=OwnUrl("auth"),
-    admin_client=ADMIN_CLIENT,
-    admin_secret=SecretValue(BOOTSTRAP, Encoding.PROPERTIES),
+    bootstrap_client=BOOTSTRAP_CLIENT,
+    bootstrap_secret=SecretValue(BOOTSTRAP, Encoding.PROPERTIES),
+)
+
+
+def _form(client: str, secret: str) -> Template:
+    """The request for a token by client credentials."""
+    form = f"grant_type=client_credentials&client_id={client}&client_secret={{secret}}"
+    return Template.of(form, secret=SecretValue(secret, Encoding.URL))
+
+
+# The program's own service client in the master realm.
+ADMINISTRATOR = Template(
+    (
+        f'{{"clientId": "{ADMIN_CLIENT}", "name": "ai-kit", "description": "Administers for the program",'
+        ' "enabled": true, "publicClient": false, "serviceAccountsEnabled": true, "fullScopeAllowed": true,'
+        ' "standardFlowEnabled": false, "implicitFlowEnabled": false, "directAccessGrantsEnabled": false,'
+        ' "secret": ',
+        SecretValue(ADMIN, Encoding.JSON),
+        "}",
+    )
 )
 
 
@@ -142,8 +164,35 @@ SERVICE = ServiceSpec(
         ),
     ),
     databases=(Database("keycloak"),),
-    secrets=(Secret(BOOTSTRAP, Generated(length=48), InTemplate()),),
-    identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=BOOTSTRAP, port="http"),
+    jobs=(
+        Job(
+            name="administration",
+            image=images.KEYCLOAK,  # its own program is the way in when no credential is known
+            user="1000:0",
+            entrypoint=("/bin/bash", "/run/kit/administration.sh"),
+            command=(),
+            zones=frozenset({Zone.APP, Zone.DATA}),
+            env={
+                "KIT_HOST": Ref("keycloak", "http", template="{host}"),
+                "KIT_PORT": Ref("keycloak", "http", template="{port}"),
+                "KIT_ADMIN": ADMIN_CLIENT,
+                "KIT_BOOTSTRAP": BOOTSTRAP_CLIENT,
+            },
+            files=(
+                File(name="administration.sh", source=Static("administration.sh")),
+                File(name="keycloak.conf", source=CONFIG),
+                File(name="client.json", source=ADMINISTRATOR),
+                File(name="admin.form", source=_form(ADMIN_CLIENT, ADMIN)),
+                File(name="bootstrap.form", source=_form(BOOTSTRAP_CLIENT, BOOTSTRAP)),
+            ),
+            memory_mb=640,  # for that program; the script by itself takes 5
+        ),
+    ),
+    secrets=(
+        Secret(BOOTSTRAP, Generated(length=48), InTemplate()),
+        Secret(ADMIN, Generated(length=48), InTemplate()),
+    ),
+    identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=ADMIN, port="http"),
     choices=(
         Choice(
             key="mailServer",
@@ -158,5 +207,6 @@ SERVICE = ServiceSpec(
         Proof("a new user logs in", "stack.proofs.keycloak:login"),
         Proof("health and metrics stay inside", "stack.proofs.keycloak:closed"),
         Proof("administrators are asked for a second factor", "stack.proofs.keycloak:second_factor"),
+        Proof("nobody but the program administers", "stack.proofs.keycloak:administration"),
     ),
 )

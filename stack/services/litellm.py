@@ -203,7 +203,13 @@ SERVICE = ServiceSpec(
             paths=(*PAGES, *MODEL_PATHS),
         ),
     ),
-    oidc=OidcClient(route="api", redirect_paths=("/me/callback",), roles={"admin": "admin", "user": "*"}),
+    oidc=OidcClient(
+        route="api",
+        redirect_paths=("/me/callback",),
+        roles={"admin": "admin", "user": "*"},
+        logout_path="/me",
+        backchannel_logout_path="/me/backchannel-logout",
+    ),
     proofs=(
         Proof("a key of one's own opens the models", "stack.proofs.litellm:answer", "stack.proofs.litellm:cleanup"),
         Proof("a key's rate is kept, its usage counted", "stack.proofs.litellm:limit"),

@@ -111,6 +111,8 @@ SERVICE = ServiceSpec(
                 "OAUTH_CODE_CHALLENGE_METHOD": "S256",
                 # In the form, where its driver encodes the secret; in the header it does not, and a % breaks it.
                 "OAUTH_TOKEN_ENDPOINT_AUTH_METHOD": "client_secret_post",
+                # A logout elsewhere ends all sessions of that person here. What it revokes stands in Redis.
+                "ENABLE_OAUTH_BACKCHANNEL_LOGOUT": "true",
                 "ENABLE_OAUTH_ROLE_MANAGEMENT": "true",
                 "OAUTH_ROLES_CLAIM": "roles",
                 "OAUTH_ALLOWED_ROLES": "user,viewer,editor,admin",  # all but admin are users here; see the docs
@@ -195,6 +197,7 @@ SERVICE = ServiceSpec(
         redirect_paths=("/oauth/oidc/callback",),
         roles={"admin": "admin", "user": "*"},
         logout_path="/",
+        backchannel_logout_path="/oauth/backchannel-logout",
     ),
     choices=(
         Choice(
@@ -211,5 +214,6 @@ SERVICE = ServiceSpec(
         Proof("a question gets an answer", "stack.proofs.open_webui:chat", "stack.proofs.open_webui:cleanup"),
         KNOWLEDGE,
         Proof("without a login nothing is answered", "stack.proofs.open_webui:closed"),
+        Proof("a logout anywhere is a logout everywhere", "stack.proofs.open_webui:logout"),
     ),
 )

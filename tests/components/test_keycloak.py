@@ -10,8 +10,10 @@ import pulumi
 import pytest
 
 from components import capabilities
+from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.oidc_client import OidcClient, OidcClientArgs
+from components.people import People, PeopleArgs, PersonArgs
 from components.realm import AdminUser, Realm, RealmArgs
 from components.volume import DataVolume, VolumeArgs
 from tests.components.recording import Recording, record
@@ -119,8 +121,68 @@ class TestRealm:
 
         recording = record(program)
         made = [each for each in recording.resources if each.type.startswith("keycloak:")]
-        assert len(made) == 13
+        assert len(made) == 16
         assert {each.deleted_with.rsplit("::", 1)[-1] for each in made} == {"data"}
+
+
+class TestPeople:
+    def people(self, opts: pulumi.ResourceOptions | None = None) -> Recording:
+        def program() -> None:
+            anna = PersonArgs(
+                username="anna", email="a@kit", first_name="Anna", last_name="A", role="editor", groups=["research"]
+            )
+            ben = PersonArgs(
+                username="ben", email="b@kit", first_name="Ben", last_name="B", role="admin", enabled=False
+            )
+            People("people", PeopleArgs(realm=a_realm(), people=[anna, ben], groups=["research", "choir"]), opts)
+
+        return record(program)
+
+    def test_nobody_has_a_password_and_nobody_is_deleted(self) -> None:
+        recording = self.people()
+        for name in ("anna", "ben"):
+            user = recording.one("user:User", f"person-{name}")
+            assert user.protect
+            assert user.inputs["emailVerified"] is True
+            assert user.inputs["enabled"] is (name == "anna")
+            assert not {"initialPassword", "requiredActions", "attributes"} & set(user.inputs)
+            # What is theirs is never sent as it was at an earlier time.
+            assert user.ignore_changes == {"attributes", "requiredActions", "federatedIdentities"}
+        assert {each.name for each in recording.all("group:Group") if each.protect} >= {"group-research", "group-choir"}
+
+    def test_a_role_is_a_group_and_memberships_given_by_hand_stay(self) -> None:
+        """2.13."""
+        recording = self.people()
+        anna = recording.one("userGroups:UserGroups", "person-anna-groups").inputs
+        assert sorted(anna["groupIds"]) == ["group-research-id", "realm-editors-id", "realm-everybody-id"]
+        ben = recording.one("userGroups:UserGroups", "person-ben-groups").inputs
+        assert sorted(ben["groupIds"]) == ["realm-admins-id", "realm-everybody-id"]
+        assert anna["exhaustive"] is ben["exhaustive"] is False
+
+
+class TestBuiltinClients:
+    def test_keycloaks_own_clients_are_taken_over_and_lose_what_nobody_needs(self) -> None:
+        def program() -> None:
+            BuiltinClients("builtin", BuiltinClientsArgs(realm=a_realm(), realm_name="kit"))
+
+        recording = record(program)
+        found = {each.inputs["clientId"]: each.inputs for each in recording.all("client:Client")}
+        assert set(found) == {
+            "account",
+            "account-console",
+            "admin-cli",
+            "broker",
+            "realm-management",
+            "security-admin-console",
+        }
+        for name, inputs in found.items():
+            assert inputs["import"] is True, name
+            assert inputs["directAccessGrantsEnabled"] is inputs["implicitFlowEnabled"] is False, name
+            public = inputs["accessType"] == "PUBLIC" and inputs["standardFlowEnabled"]
+            assert not public or inputs["pkceCodeChallengeMethod"] == "S256", name
+        assert found["account"]["validRedirectUris"] == ["/realms/kit/account/*"]
+        assert found["account"]["rootUrl"] == "${authBaseUrl}"
+        assert len(recording.all("ClientOptionalScopes")) == 6
 
 
 class TestOidcClient:
@@ -140,6 +202,9 @@ class TestOidcClient:
         assert inputs["validRedirectUris"] == ["https://chat.kit/callback"]
         assert "clientSecretRegenerateWhenChanged" not in inputs
         assert registered.secret_inputs == {"clientSecret"}
+
+    def test_nobody_may_ask_for_tokens_that_outlive_a_logout(self) -> None:
+        assert client().one("ClientOptionalScopes").inputs["optionalScopes"] == ["address", "microprofile-jwt", "phone"]
 
     def test_default_scopes_are_left_as_they_are(self) -> None:
         """2.13: ClientDefaultScopes is authoritative, what is not listed is gone."""
@@ -168,6 +233,26 @@ class TestOidcClient:
     def test_a_role_goes_to_admins_or_everybody(self) -> None:
         with pytest.raises(ValueError, match="goes to"):
             client(roles={"user": "friends"})
+
+    def test_who_may_more_has_the_lesser_roles_too(self) -> None:
+        recording = client(roles={"admin": "admin", "editor": "editor", "viewer": "viewer"})
+        grants = {each.name: each.inputs["groupId"] for each in recording.all("GroupRoles")}
+        assert grants == {
+            "client-grant-admin": "realm-admins-id",
+            "client-grant-editor": "realm-editors-id",
+            "client-grant-editor-admins": "realm-admins-id",
+            "client-grant-viewer": "realm-viewers-id",
+            "client-grant-viewer-editors": "realm-editors-id",
+            "client-grant-viewer-admins": "realm-admins-id",
+        }
+
+    def test_a_logout_is_told_to_whoever_listens(self) -> None:
+        silent = client().one("client:Client").inputs
+        assert "backchannelLogoutUrl" not in silent and silent["backchannelLogoutSessionRequired"] is False
+        told = client(backchannel_logout_url="http://chat:8080/bye").one("client:Client").inputs
+        assert told["backchannelLogoutUrl"] == "http://chat:8080/bye"
+        assert told["backchannelLogoutSessionRequired"] is True
+        assert told["frontchannelLogoutEnabled"] is False
 
     @pytest.mark.parametrize("uris", [["https://chat.kit/*"], []])
     def test_redirects_are_exact(self, uris: list[str]) -> None:

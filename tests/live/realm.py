@@ -67,7 +67,12 @@ def make(
                     "publicClient": False,
                     "standardFlowEnabled": True,
                     "directAccessGrantsEnabled": False,
-                    "attributes": {"pkce.code.challenge.method": "S256"},
+                    "attributes": {
+                        "pkce.code.challenge.method": "S256",
+                        "post.logout.redirect.uris": "##".join(client.post_logout_redirect_uris),
+                        "backchannel.logout.url": client.backchannel_logout_url,
+                        "backchannel.logout.session.required": "true",
+                    },
                     "protocolMappers": [
                         {
                             "name": "roles",

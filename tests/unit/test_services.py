@@ -140,13 +140,21 @@ def test_only_a_replicas_role_may_stream_the_log() -> None:
     }
 
 
-def test_keycloak_is_administered_by_its_bootstrap_client() -> None:
+def test_keycloak_is_started_with_one_credential_and_administered_with_another() -> None:
     provider = next(spec for spec in SERVICES if Role.IDENTITY in spec.roles)
     assert provider.identity_provider is not None
+    admin, secret = provider.identity_provider.admin_client_id, provider.identity_provider.admin_secret
     text = file_text(planned(), "keycloak", "keycloak.conf")
-    assert f"bootstrap-admin-client-id={provider.identity_provider.admin_client_id}\n" in text
-    assert f"bootstrap-admin-client-secret=<keycloak/{provider.identity_provider.admin_secret}>\n" in text
+    assert "bootstrap-admin-client-id=kit-bootstrap\n" in text
+    assert "bootstrap-admin-client-secret=<keycloak/bootstrap>\n" in text
     assert "hostname=https://auth.kit.localhost:8443\n" in text
+    # The server itself does not have the credential that counts: a new one does not restart it.
+    assert (admin, secret) == ("kit-admin", "admin") and "<keycloak/admin>" not in text
+    job = next(job for job in runtime.build(planned()).jobs if job.name == "kit-test-keycloak-administration")
+    assert "kit-test-keycloak" in job.after
+    files = {file.name: "".join(map(str, file.text)) for file in job.files}
+    assert "client_id=kit-admin&" in files["admin.form"] and "client_id=kit-bootstrap&" in files["bootstrap.form"]
+    assert not [value for value in job.env.values() if "secret" in value.lower()]
 
 
 def test_keycloaks_build_options_are_those_of_the_image_built_here() -> None:

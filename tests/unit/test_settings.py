@@ -52,7 +52,7 @@ def test_pulumi_yaml_settings_and_parser_say_the_same(root: Path) -> None:
         assert entry["description"].strip(), name
         assert set(entry) <= {"type", "items", "default", "description"}, name
         if key.kind is Kind.ARRAY:
-            assert entry["items"] == {"type": "string"}, name
+            assert entry["items"] == {"type": key.items}, name
 
 
 def test_the_schema_names_every_choice(root: Path) -> None:

@@ -16,7 +16,7 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ MODEL_PATHS = frozenset(os.environ["KIT_PATHS"].split())
 
 SESSION, LOGIN = "__Host-kit-session", "__Host-kit-login"
 SESSION_S, LOGIN_S = 3600, 600
+LOGOUT_S = 300  # how old the news of a logout may be
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 KEYS_AGAIN_S = 30  # an unknown key id may make us ask the issuer this often, whoever sends it
 ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]
 
@@ -112,7 +114,7 @@ class Issuer:
                 self._keys = {key.key_id: key for key in found.keys if key.public_key_use in (None, "sig")}
         return self._keys.get(key_id)
 
-    async def claims(self, token: str) -> dict[str, Any]:
+    async def claims(self, token: str, require: Sequence[str] = ("exp", "iat", "sub", "iss")) -> dict[str, Any]:
         """The claims of a token the issuer signed that has not ended. jwt.PyJWTError when it is none."""
         key = await self._key(str(jwt.get_unverified_header(token).get("kid")))
         if key is None:
@@ -122,7 +124,7 @@ class Issuer:
             key,
             algorithms=ALGORITHMS,
             issuer=self._url,
-            options={"require": ["exp", "iat", "sub", "iss"], "verify_aud": False},
+            options={"require": [*require], "verify_aud": False},
             leeway=10,
         )
 
@@ -339,12 +341,20 @@ async def _somebody(request: Request) -> Person:
             await stored(_store.remember, person.sub, person.name)
             return person
         raise HTTPException(401, "The token is not valid here.")
-    found = _read(request.cookies.get(SESSION, ""), "session")
+    found = await _session(request)
     if not found:
         raise HTTPException(401, f"Log in first: {URL}/me/login")
     if request.method != "GET" and request.headers.get("origin") != URL:
         raise HTTPException(403, "Changes come from the page itself.")
     return Person(found["sub"], found["name"], found["admin"])
+
+
+async def _session(request: Request) -> dict[str, Any] | None:
+    """The page's session, when it is one that no logout has ended."""
+    found = _read(request.cookies.get(SESSION, ""), "session")
+    if found and found.get("iat", 0) <= await stored(_store.logged_out, found["sub"]):
+        return None
+    return found
 
 
 async def _admin(request: Request) -> Person:
@@ -356,7 +366,7 @@ async def _admin(request: Request) -> Person:
 
 @me.get("", include_in_schema=False)
 async def page(request: Request) -> Response:
-    if not _read(request.cookies.get(SESSION, ""), "session"):
+    if not await _session(request):
         return RedirectResponse(f"{URL}/me/login", 302)
     nonce = secrets.token_urlsafe(16)
     text = (Path(__file__).parent / "me.html").read_text(encoding="utf-8").replace("@nonce@", nonce)
@@ -427,6 +437,46 @@ async def callback(request: Request, code: str = "", state: str = "") -> Respons
     return answer
 
 
+@me.get("/logout", include_in_schema=False)
+async def logout(request: Request) -> Response:
+    """Out here, and on to the issuer, which asks whether to end its session too, tells the others, and leads back."""
+    found = await _session(request)
+    if found:
+        await stored(_store.log_out, found["sub"])
+    try:
+        end = await issuer.endpoint("end_session_endpoint")
+    except (httpx.HTTPError, ValueError, KeyError) as problem:
+        log.warning("the issuer cannot be asked: %s", problem)
+        raise HTTPException(503, "You are out here. The login service does not answer: log out there later.") from None
+    query = urlencode({"client_id": CLIENT, "post_logout_redirect_uri": f"{URL}/me"})
+    answer = RedirectResponse(f"{end}?{query}", 302)
+    answer.delete_cookie(SESSION, path="/", secure=True, httponly=True, samesite="lax")
+    return answer
+
+
+@me.post("/backchannel-logout", include_in_schema=False)
+async def backchannel_logout(request: Request) -> Response:
+    """The issuer tells of a logout elsewhere (OpenID Connect Back-Channel Logout): all sessions of the person end."""
+    form = await request.form()
+    try:
+        claims = await issuer.claims(str(form.get("logout_token", "")), require=("iat", "sub", "iss", "events"))
+    except jwt.PyJWTError as problem:
+        log.warning("a logout was not believed: %s", problem)
+        return JSONResponse({"error": "invalid_request"}, status_code=400)
+    except (httpx.HTTPError, ValueError) as problem:
+        log.warning("the issuer cannot be asked: %s", problem)
+        raise HTTPException(503, "The login service does not answer.") from None
+    audience = claims.get("aud")
+    meant = audience == CLIENT or (isinstance(audience, list) and CLIENT in audience)
+    events = claims["events"] if isinstance(claims["events"], dict) else {}
+    fresh = abs(time.time() - claims["iat"]) < LOGOUT_S
+    # An ID token has a nonce and no event: nobody logs others out with one.
+    if not meant or LOGOUT_EVENT not in events or "nonce" in claims or not fresh:
+        return JSONResponse({"error": "invalid_request"}, status_code=400)
+    await stored(_store.log_out, str(claims["sub"]))
+    return Response(status_code=200, headers={"Cache-Control": "no-store"})
+
+
 @me.get("/keys")
 async def own_keys(request: Request) -> list[dict[str, Any]]:
     """Your keys, newest first. The keys' texts are kept nowhere."""
@@ -488,7 +538,8 @@ def _refused(why: str) -> Response:
 
 
 def _write(answer: Response, cookie: str, kind: str, seconds: int, **content: Any) -> None:
-    token = jwt.encode({**content, "kind": kind, "exp": int(time.time()) + seconds}, SESSION_KEY, algorithm="HS256")
+    now = int(time.time())
+    token = jwt.encode({**content, "kind": kind, "iat": now, "exp": now + seconds}, SESSION_KEY, algorithm="HS256")
     answer.set_cookie(cookie, token, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
 
 

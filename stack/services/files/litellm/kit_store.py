@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS keys (
     used bigint
 );
 CREATE INDEX IF NOT EXISTS keys_of ON keys (sub);
+CREATE TABLE IF NOT EXISTS logouts (sub text PRIMARY KEY, at bigint NOT NULL);
 CREATE TABLE IF NOT EXISTS usage (
     day date NOT NULL,
     sub text NOT NULL REFERENCES people ON DELETE CASCADE,
@@ -116,6 +117,16 @@ class Store:
     def forget(self, sub: str) -> bool:
         """Remove a person with keys and usage. False when there was none."""
         return self._run("DELETE FROM people WHERE sub = %s", (sub,)) > 0
+
+    def log_out(self, sub: str) -> None:
+        """From now on sessions that are there already hold no longer."""
+        query = "INSERT INTO logouts VALUES (%s, %s) ON CONFLICT (sub) DO UPDATE SET at = excluded.at"
+        self._run(query, (sub, self._time()))
+
+    def logged_out(self, sub: str) -> int:
+        """When a person last logged out; -1 for never."""
+        found = self._rows("SELECT at FROM logouts WHERE sub = %s", (sub,))
+        return int(found[0]["at"]) if found else -1
 
     # ----------------------------------------------------------------------------------------------- keys
 
