@@ -387,7 +387,7 @@ def _clock(facts: Facts) -> Check:
         return _fail(
             "clock",
             f"is {abs(facts.outside_s):.0f} s {'behind' if facts.outside_s > 0 else 'ahead of'} that of others",
-            "tokens, certificates and the codes of authenticator apps need the right time: sudo timedatectl set-ntp true",
+            "tokens, certificates and codes of authenticator apps need the right time: sudo timedatectl set-ntp true",
         )
     return _ok("clock", "plausible" if facts.outside_s is None else "right")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from ops.registry import API_HOSTS, split
@@ -33,7 +34,7 @@ class Probe:
     clock_s: float | None = None  # by how much its clock is ahead of ours; None where it does not say
 
 
-def _ahead(headers: Mapping[str, str] | None) -> float | None:
+def _ahead(headers: Message | None) -> float | None:
     """Of an answer's Date, which is whole seconds."""
     try:
         said = parsedate_to_datetime(headers["date"]) if headers and headers["date"] else None
