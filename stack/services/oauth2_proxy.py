@@ -6,6 +6,10 @@ The front door asks it about each request of a route with Access.SSO or ADMIN (s
 service's traffic goes through it. One cookie for all such routes, so one login and one logout for all of them.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from stack import images
 from stack.derive import forward_auth
 from stack.model import (
@@ -38,7 +42,9 @@ from stack.model import (
     Template,
     Zone,
 )
-from stack.plan import Plan
+
+if TYPE_CHECKING:
+    from stack.plan import Plan
 
 COOKIE = "__Secure-kit-login"  # by this prefix browsers take it over TLS alone
 CALLBACK = "/oauth2/callback"
@@ -132,7 +138,7 @@ SERVICE = ServiceSpec(
             env={
                 # All of its calls go to the issuer, one of them by a client that no option tells of another CA.
                 "SSL_CERT_FILE": "/run/kit/ca.crt",
-                "GOMEMLIMIT": "48MiB",
+                "GOMEMLIMIT": "32MiB",
             },
             files=(
                 File(name="oauth2-proxy.cfg", source=Derived(config)),
@@ -145,7 +151,7 @@ SERVICE = ServiceSpec(
             health=HealthCheck(test=Http("http", "/ready"), interval_s=3, start_period_s=30),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=64, cpus=1, pids=64),
-                Target.PI: ResourceLimits(memory_mb=64, cpus=1, pids=64),
+                Target.PI: ResourceLimits(memory_mb=48, cpus=1, pids=64),
                 Target.GPU: ResourceLimits(memory_mb=96, cpus=1, pids=64),
             },
         ),
