@@ -128,8 +128,11 @@ def question(plan: Plan, route: Route, condition: str) -> Iterator[str]:
         yield f"http-request set-header {VOUCHER} {value} if {known}"
 
 
-def answers(plan: Plan) -> str:
-    """What follows from who it is, for all routes, after the last question. The cookie of the login goes no further."""
+def answers(plan: Plan, backend: str) -> str:
+    """What follows from who it is, for all routes, after the last question. The cookie of the login goes no further.
+
+    backend: that of the login service's own route.
+    """
     found = provider(plan)
     if found is None:
         return ""
@@ -148,6 +151,8 @@ def answers(plan: Plan) -> str:
         "acl no_page req.hdr(upgrade) -m found",
         "acl says_mode req.hdr(sec-fetch-mode) -m found",
         "acl navigates req.hdr(sec-fetch-mode) -m str -i navigate",
+        # Nobody is sent to a login that is not there.
+        f"http-request set-var(txn.login) str(down) if {nobody} {{ nbsrv({backend}) lt 1 }}",
         *(
             f"http-request redirect code 302 location {start}?rd=%[var(txn.login_back),url_enc] "
             f"if {nobody} a_page for_eyes !no_page {mode}"

@@ -49,7 +49,8 @@ def config(plan: Plan) -> str:
         fronts.append(_front(plan, service, owned.item))
         choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
         backends.append(_backend(plan, service, owned.item))
-    fronts.append(forward_auth.answers(plan))
+    if login := _login_backend(plan):
+        fronts.append(forward_auth.answers(plan, login))
     return "\n".join(
         (
             _global(plan),
@@ -67,7 +68,8 @@ def config(plan: Plan) -> str:
 def _global(plan: Plan) -> str:
     return f"""# Derived from the plan. Edits here are lost.
 global
-    log stdout format raw local0 info
+    # What it asks by itself is not worth a line each: only requests that came from somebody are (below).
+    log stdout format raw local0 notice
     maxconn 2048
     # A reload leaves open streams alone; a stop does not wait for them, the engine ends it.
     hard-stop-after 30m
@@ -78,7 +80,7 @@ global
 {forward_auth.load(plan)}
 defaults
     mode http
-    log global
+    log stdout format raw local0 info
     log-format {LOG_FORMAT}
     option dontlognull
     option redispatch
@@ -239,11 +241,14 @@ backend admin
 
 def _login(plan: Plan) -> tuple[str, ...]:
     """The listener through which login.lua asks who a request is from."""
+    login = _login_backend(plan)
+    return (forward_auth.listener(login),) if login else ()
+
+
+def _login_backend(plan: Plan) -> str:
+    """The backend where people log in for services that have no login. "" where there is none."""
     found = forward_auth.provider(plan)
-    if found is None:
-        return ()
-    service, auth = found
-    return (forward_auth.listener(_backend_name(service, route_named(service.spec, auth.route))),)
+    return _backend_name(found[0], route_named(found[0].spec, found[1].route)) if found else ""
 
 
 def _backend_name(service: PlannedService, route: Route) -> str:
