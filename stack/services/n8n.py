@@ -170,7 +170,7 @@ MAIN = ContainerSpec(
     health=HealthCheck(test=Http("http", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=240),
     limits={
         Target.DEV: ResourceLimits(memory_mb=832, cpus=2),
-        Target.PI: ResourceLimits(memory_mb=656, cpus=1.5),
+        Target.PI: ResourceLimits(memory_mb=672, cpus=1.5),
         Target.GPU: ResourceLimits(memory_mb=1536, cpus=2),
     },
     stop_grace_s=GRACE_S + 5,

@@ -138,7 +138,7 @@ SERVICE = ServiceSpec(
             env={
                 # All of its calls go to the issuer, one of them by a client that no option tells of another CA.
                 "SSL_CERT_FILE": "/run/kit/ca.crt",
-                "GOMEMLIMIT": "32MiB",
+                "GOMEMLIMIT": "24MiB",
             },
             files=(
                 File(name="oauth2-proxy.cfg", source=Derived(config)),
@@ -149,9 +149,10 @@ SERVICE = ServiceSpec(
             ),
             # It can read its sessions: without them it lets nobody in.
             health=HealthCheck(test=Http("http", "/ready"), interval_s=3, start_period_s=30),
+            # 8 MB after the live tests.
             limits={
                 Target.DEV: ResourceLimits(memory_mb=64, cpus=1, pids=64),
-                Target.PI: ResourceLimits(memory_mb=48, cpus=1, pids=64),
+                Target.PI: ResourceLimits(memory_mb=32, cpus=1, pids=64),
                 Target.GPU: ResourceLimits(memory_mb=96, cpus=1, pids=64),
             },
         ),

@@ -6,6 +6,7 @@ Pulumi carries the runtime out, and that the components make the realm as it is 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ import httpx
 import pytest
 
 from ops import frontdoor, prove
+from ops.progress import Progress
+from stack.derive.encode import encode
+from stack.model import Encoding
 from stack.plan import SecretKey
 from stack.proofs import n8n, oauth2_proxy
 from tests.live import standing, trial
@@ -207,11 +212,8 @@ def test_many_first_requests_make_one_person(front: Front) -> None:
     """A page asks for many things at once; whoever is new is made once."""
     front.sql("""delete from "user" where email = 'eve@kit.localhost'""")
     visitor, _ = front.person("eve", f"{front.urls['login']}/")
-    with closing(visitor):
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(8) as pool:
-            names = list(pool.map(lambda _: who(visitor, front)["email"], range(16)))
+    with closing(visitor), ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: who(visitor, front)["email"], range(16)))
     assert set(names) == {"eve@kit.localhost"}
 
 
@@ -297,11 +299,7 @@ def echo(front: Front) -> Iterator[str]:
         run.close()
 
 
-def _quiet() -> Any:
-    import io
-
-    from ops.progress import Progress
-
+def _quiet() -> Progress:
     return Progress(io.StringIO(), tty=False, environ={})
 
 
@@ -384,13 +382,10 @@ def test_the_editors_websocket_opens_for_whom_the_editor_does(front: Front, eve:
 def test_a_stream_is_not_held_back(front: Front) -> None:
     """Consul's own log, as it is written: what is there arrives while the answer goes on."""
     visitor, _ = front.person("ann", f"{front.urls['consul']}/ui/")
-    from stack.derive.encode import encode
-    from stack.model import Encoding
-
     token = encode(front.live.trial.secret("consul", "management"), Encoding.UUID)
     begin = time.monotonic()
     with (
-        visitor,
+        closing(visitor),
         visitor.stream(
             "GET",
             f"{front.urls['consul']}/v1/agent/monitor?loglevel=trace",
@@ -525,24 +520,31 @@ def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Pat
     base, issuer = front.urls["n8n"], front.live.outputs.issuer
     try:
         chrome.set_page_load_timeout(180)
-        wait = WebDriverWait(chrome, 180)
+        wait = WebDriverWait(chrome, 240, poll_frequency=2)
+
+        def shown(selector: str) -> bool:
+            """Whether it is on the page, which is loaded anew where other containers' networks came in between."""
+            if "ERR_NETWORK_CHANGED" in chrome.page_source:
+                chrome.refresh()
+            return bool(chrome.find_elements(By.CSS_SELECTOR, selector))
+
         chrome.get(f"{base}/workflow/new")
-        wait.until(lambda page: page.find_elements(By.ID, "username"))
+        wait.until(lambda _: shown("#username"))
         assert chrome.current_url.startswith(issuer)
         chrome.find_element(By.ID, "username").send_keys("eve")
         chrome.find_element(By.ID, "password").send_keys(PASSWORD)
         chrome.find_element(By.ID, "kc-login").click()
         # The editor, and no second login: its canvas, with the first node to be chosen.
-        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, '[data-test-id="canvas-add-button"], .vue-flow'))
+        wait.until(lambda _: shown('[data-test-id="canvas-add-button"], .vue-flow'))
         assert chrome.current_url.startswith(f"{base}/workflow")
         assert not chrome.find_elements(By.CSS_SELECTOR, 'input[type="password"]')
-        chrome.save_screenshot(str(ARTIFACTS / "n8n-editor.png"))
         assert not chrome.get_cookie("n8n-auth")
         # Its push connection is a websocket behind the same login: it would say so when it were lost.
         time.sleep(5)
         assert "Connection lost" not in chrome.find_element(By.TAG_NAME, "body").text
+        chrome.save_screenshot(str(ARTIFACTS / "n8n-editor.png"))
         chrome.get(f"{base}/signout")
-        wait.until(lambda page: page.find_elements(By.ID, "username"))
+        wait.until(lambda _: shown("#username"))
         assert chrome.current_url.startswith(issuer)
         chrome.save_screenshot(str(ARTIFACTS / "n8n-signed-out.png"))
     except BaseException:
