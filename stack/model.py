@@ -224,7 +224,7 @@ class ImageLock:
 class Encoding(StrEnum):
     """How a secret is written so that its reader gets back exactly its bytes, whatever characters it has.
 
-    The last four are one-way: what is written follows from the secret by SHA-256, in the one form that a program
+    The last five are one-way: what is written follows from the secret by SHA-256, in the one form that a program
     takes, and the same secret always gives the same. NAME_24 may be seen by everybody.
     """
 
@@ -236,6 +236,7 @@ class Encoding(StrEnum):
     ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
     HEX_32 = "hex-32"  # a key of 32 bytes, as 64 hexadecimal digits
     BASE64_32 = "base64-32"  # a key of 32 bytes, as base64
+    BASE64URL_32 = "base64url-32"  # the same in the alphabet for URLs, without padding
     UUID = "uuid"  # a random UUID (version 4) as to its form
     NAME_24 = "name-24"  # 24 hexadecimal digits that name the secret and give nothing of it away
 

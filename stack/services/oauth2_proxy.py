@@ -18,6 +18,7 @@ from stack.model import (
     ClientSecret,
     ContainerSpec,
     Derived,
+    Encoding,
     File,
     ForwardAuth,
     FromSettings,
@@ -144,7 +145,7 @@ SERVICE = ServiceSpec(
                 File(name="oauth2-proxy.cfg", source=Derived(config)),
                 File(name="ca.crt", source=Template((CaCertificate(),)), mode="0444"),
                 File(name="client-secret", source=Template((ClientSecret(),))),
-                File(name="cookie-secret", source=Template((SecretValue("cookie-secret"),))),
+                File(name="cookie-secret", source=Template((SecretValue("cookie-secret", Encoding.BASE64URL_32),))),
                 File(name="pages/error.html", source=Static("error.html")),
             ),
             # It can read its sessions: without them it lets nobody in.
@@ -157,8 +158,7 @@ SERVICE = ServiceSpec(
             },
         ),
     ),
-    # Exactly 32 characters: it is the key of a cipher.
-    secrets=(Secret("cookie-secret", Generated(length=32), InTemplate()),),
+    secrets=(Secret("cookie-secret", Generated(length=48), InTemplate()),),
     oidc=OidcClient(route="login", redirect_paths=(CALLBACK,)),
     forward_auth=ForwardAuth(
         port="http",
