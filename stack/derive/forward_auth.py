@@ -39,6 +39,8 @@ IDENTITY = (
 )
 VOUCHER = "X-Kit-Voucher"
 
+FOREIGN = '{"error":"asked by a page of another address"}'
+
 _PERSON = {
     "X-Forwarded-User": "txn.login_id",
     "X-Forwarded-Preferred-Username": "txn.login_user",
@@ -53,7 +55,8 @@ DOWN = _PAGE.format(
 )
 OTHER = _PAGE.format(
     title="Not for you",
-    text="You are logged in, and your account has no role that may open this page. Ask an administrator for it.",
+    text="You are logged in, and your account has no role that may open this page. Ask an administrator for it, or "
+    "<a href={sign_out}>log in as somebody else</a>.",
 )
 
 
@@ -121,6 +124,10 @@ def question(plan: Plan, route: Route, condition: str) -> Iterator[str]:
     asked = f"host_{route.name} {{ var(txn.login) -m str down }}"
     yield f"http-request lua.login {','.join(groups(route))} {plan.url(route)} if {asked}"
     known = f"host_{route.name} {{ var(txn.login) -m str in }}"
+    # One cookie for several hosts: a page of one of them must not act in another's name, by a form or a websocket.
+    foreign = f"{{ req.hdr(origin) -m found }} !{{ req.fhdr(origin) -m str -i {plan.url(route)} }}"
+    for acts in ("!{ method GET HEAD OPTIONS }", "{ req.hdr(upgrade) -m found }"):
+        yield f"http-request set-var(txn.login) str(foreign) if {known} {foreign} {acts}"
     if route.logout:
         yield f"http-request lua.logout if {known} {{ path -m str {route.logout} }}"
     if route.voucher:
@@ -139,6 +146,7 @@ def answers(plan: Plan, backend: str) -> str:
     service, auth = found
     home = route_named(service.spec, auth.route)
     start = f"{plan.url(home)}{auth.start}"
+    told = OTHER.format(sign_out=f"{plan.url(home)}{auth.sign_out}")
     html, json = 'content-type "text/html; charset=utf-8"', "content-type application/json"
     nobody, other = "{ var(txn.login) -m str nobody }", "{ var(txn.login) -m str other }"
     login_first = quoted('{"error":"login required","login":"' + start + '"}')
@@ -159,8 +167,9 @@ def answers(plan: Plan, backend: str) -> str:
             for mode in ("!says_mode", "navigates")
         ),
         f"http-request return status 401 {json} string {login_first} hdr Cache-Control no-store if {nobody}",
-        f"http-request return status 403 {html} string {quoted(OTHER)} hdr Cache-Control no-store if {other} for_eyes",
+        f"http-request return status 403 {html} string {quoted(told)} hdr Cache-Control no-store if {other} for_eyes",
         f'http-request return status 403 {json} string \'{{"error":"not allowed"}}\' if {other}',
+        f"http-request return status 403 {json} string {quoted(FOREIGN)} if {{ var(txn.login) -m str foreign }}",
         f"http-request return status 503 {html} string {quoted(DOWN)} hdr Retry-After 5 "
         "if { var(txn.login) -m found } !{ var(txn.login) -m str in }",
         *(

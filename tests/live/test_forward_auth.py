@@ -356,12 +356,25 @@ def test_no_path_gets_around_the_login(front: Front, path: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ streams
 
 
-def _upgrade(front: Front, cookies: str) -> bytes:
+def test_a_page_of_another_address_does_not_act_in_a_persons_name(front: Front, eve: httpx.Client) -> None:
+    """One cookie for several hosts: what one of them could make a browser send is refused, reading is not for it."""
+    url = f"{front.urls['n8n']}/rest/tags"
+    for origin in (front.urls["consul"], "https://example.org", "null"):
+        answer = eve.post(url, json={"name": "x"}, headers={**PROGRAM, "Origin": origin})
+        assert (answer.status_code, answer.json()) == (403, {"error": "asked by a page of another address"})
+        out = eve.post(f"{front.urls['n8n']}/rest/logout", headers={"Origin": origin})
+        assert out.status_code == 403
+    assert who(eve, front, Origin=front.urls["n8n"])["email"] == "eve@kit.localhost"
+    mine = eve.post(url, json={"name": "x"}, headers={**PROGRAM, "Origin": front.urls["n8n"]})
+    assert mine.status_code == 200, mine.text
+
+
+def _upgrade(front: Front, cookies: str, origin: str = "") -> bytes:
     host = front.urls["n8n"].removeprefix("https://")
     lines = (
         "GET /rest/push?pushRef=kit HTTP/1.1",
         f"Host: {host}",
-        f"Origin: https://{host}",
+        f"Origin: {origin or f'https://{host}'}",
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
@@ -374,6 +387,7 @@ def _upgrade(front: Front, cookies: str) -> bytes:
 def test_the_editors_websocket_opens_for_whom_the_editor_does(front: Front, eve: httpx.Client) -> None:
     cookie = next(c for c in eve.cookies.jar if c.name == "__Secure-kit-login")
     assert _upgrade(front, f"{cookie.name}={cookie.value}").startswith(b"HTTP/1.1 101")
+    assert _upgrade(front, f"{cookie.name}={cookie.value}", front.urls["consul"]).startswith(b"HTTP/1.1 403")
     assert _upgrade(front, "").startswith(b"HTTP/1.1 401")
     assert _upgrade(front, f"{cookie.name}=x{cookie.value}").startswith(b"HTTP/1.1 401")
 

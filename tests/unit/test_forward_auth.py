@@ -83,6 +83,17 @@ def test_who_is_not_known_to_be_in_is_never_let_through() -> None:
     assert all(i < last for i, line in enumerate(found) if "lua.login" in line)
 
 
+def test_pages_of_one_route_do_not_act_in_another() -> None:
+    found = rules(ingress.config(planned(profiles=("discovery",))))
+    guards = [line for line in found if "str(foreign)" in line]
+    assert len(guards) == 2
+    for line in guards:
+        assert "!{ req.fhdr(origin) -m str -i https://consul.kit.localhost:8443 }" in line
+    assert "!{ method GET HEAD OPTIONS }" in guards[0] and "req.hdr(upgrade) -m found" in guards[1]
+    first = found.index(guards[0])
+    assert all(found.index(line) < first for line in found if "lua.login" in line)
+
+
 def test_who_may_is_for_the_route_to_say() -> None:
     consul = next(owned.item for owned in planned(profiles=("discovery",)).routes if owned.owner == "consul")
     assert forward_auth.groups(consul) == ("admins",)
