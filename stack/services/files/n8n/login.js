@@ -11,6 +11,8 @@ const { createRequire } = require('node:module');
 
 const SESSION = 'n8n-auth';
 const LOGOUT = '/rest/logout';
+// What n8n gives to everybody, and a page asks for a hundred of: nobody has to be looked up for it.
+const STATIC = /^\/(assets|static|icons|schemas)\/|^\/favicon/;
 // No hash that a password could have: these accounts are opened by the front door alone.
 const NO_PASSWORD = 'no password set';
 
@@ -113,7 +115,7 @@ async function install(server, users) {
 			} catch (problem) {
 				return refuse(req, answering(...rest), problem);
 			}
-			if (!person) return go();
+			if (!person || (event === 'request' && STATIC.test(req.url))) return go();
 			if (event === 'request' && req.method === 'POST' && req.url === LOGOUT) {
 				// The front door has ended the login already, and there is no session of n8n's to end.
 				const done = JSON.stringify({ data: { loggedOut: true } });
