@@ -108,7 +108,8 @@ def left_out(resolved: Plan) -> list[str]:
 
 def _reached_at(resolved: Plan, service: PlannedService) -> Iterable[str]:
     for route in service.spec.routes:
-        yield f"{resolved.url(route).removeprefix('https://')} ({' or '.join(f'{role}s' for role in route.roles) or WHO[route.access]})"
+        who = " or ".join(f"{role}s" for role in route.roles) or WHO[route.access]
+        yield f"{resolved.url(route).removeprefix('https://')} ({who})"
     ports: dict[str, list[str]] = {}
     for publish in _published(service):
         address = "127.0.0.1" if publish.loopback_only else resolved.settings.bind_address
