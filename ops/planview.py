@@ -11,6 +11,7 @@ from typing import Any
 
 from ops.console import KitError
 from stack import catalog, images, plan, settings, targets
+from stack.derive import forward_auth
 from stack.model import Access, ImagePin, ImageSource, Publish, ResourceLimits, Target, Zone, standin_in
 from stack.plan import Plan, PlannedContainer, PlannedService, image_reference
 from stack.planning.budget import Use, card_need, models_need, models_room, unknown_models, use_of
@@ -95,14 +96,20 @@ def _row(resolved: Plan, service: PlannedService, measured: Mapping[str, Footpri
 
 
 def left_out(resolved: Plan) -> list[str]:
-    """What a profile would bring and is missing because of where images come from, a line each."""
+    """What is missing: services, because of where images come from, and the way to routes that need a login."""
     source = resolved.settings.images
-    return [f"{name} is left out: with images: {source}, {reason}" for name, reason in resolved.left_out.items()]
+    lines = [f"{name} is left out: with images: {source}, {reason}" for name, reason in resolved.left_out.items()]
+    if forward_auth.provider(resolved) is None:
+        for owned in forward_auth.guarded(resolved):
+            host = resolved.url(owned.item).removeprefix("https://")
+            lines.append(f"{host} stays shut: it needs a login, and no service of this plan asks for one")
+    return lines
 
 
 def _reached_at(resolved: Plan, service: PlannedService) -> Iterable[str]:
     for route in service.spec.routes:
-        yield f"{resolved.url(route).removeprefix('https://')} ({WHO[route.access]})"
+        who = " or ".join(f"{role}s" for role in route.roles) or WHO[route.access]
+        yield f"{resolved.url(route).removeprefix('https://')} ({who})"
     ports: dict[str, list[str]] = {}
     for publish in _published(service):
         address = "127.0.0.1" if publish.loopback_only else resolved.settings.bind_address

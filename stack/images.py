@@ -117,6 +117,19 @@ NEO4J = ImagePin(
     pinned="2026-11-21",
 )
 
+# Never below 7.15.2: earlier ones could be talked around (GHSA-7x63-xv5r-3p2x, GHSA-5hvv-m4w4-gf6v). The image without
+# -alpine has nothing to probe with.
+# renovate: datasource=docker depName=quay.io/oauth2-proxy/oauth2-proxy versioning=docker
+OAUTH2_PROXY = ImagePin(
+    name="oauth2-proxy",
+    repository="quay.io/oauth2-proxy/oauth2-proxy",
+    tag="v7.15.3-alpine",
+    arches=BOTH,
+    programs=frozenset({"nc", "oauth2-proxy", "sh", "wget"}),
+    size_mb=50,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=ollama/ollama
 OLLAMA = ImagePin(
     name="ollama",

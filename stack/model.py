@@ -143,6 +143,7 @@ class Role(StrEnum):
     IDENTITY = "identity"
     DATABASE = "database"
     MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
+    FORWARD_AUTH = "forward-auth"  # logs people in for routes whose service cannot; without it they stay shut
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -223,7 +224,7 @@ class ImageLock:
 class Encoding(StrEnum):
     """How a secret is written so that its reader gets back exactly its bytes, whatever characters it has.
 
-    The last four are one-way: what is written follows from the secret by SHA-256, in the one form that a program
+    The last five are one-way: what is written follows from the secret by SHA-256, in the one form that a program
     takes, and the same secret always gives the same. NAME_24 may be seen by everybody.
     """
 
@@ -235,6 +236,7 @@ class Encoding(StrEnum):
     ARGUMENT = "argument"  # one argument in a file of arguments (@file) of a Java program's picocli
     HEX_32 = "hex-32"  # a key of 32 bytes, as 64 hexadecimal digits
     BASE64_32 = "base64-32"  # a key of 32 bytes, as base64
+    BASE64URL_32 = "base64url-32"  # the same in the alphabet for URLs, without padding
     UUID = "uuid"  # a random UUID (version 4) as to its form
     NAME_24 = "name-24"  # 24 hexadecimal digits that name the secret and give nothing of it away
 
@@ -692,13 +694,18 @@ class Database:
     setup: str = ""
 
 
+# The realm's groups of those who have a role; who is in none of them, and may log in all the same, is in PEOPLE.
+ROLE_GROUPS: Mapping[str, str] = MappingProxyType({"admin": "admins", "editor": "editors", "viewer": "viewers"})
+PEOPLE = "users"
+
+
 class Access(StrEnum):
     """Who may use a route. There is no default."""
 
     PUBLIC = "public"  # no login
     APP = "app"  # the application logs people in through OIDC
     SSO = "sso"  # forward authentication at the ingress
-    ADMIN = "admin"  # the same, role admin
+    ADMIN = "admin"  # the same, administrators alone
     MACHINE = "machine"  # keys or signatures, exact paths
 
 
@@ -708,6 +715,11 @@ class Route:
 
     paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
     open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
+
+    With Access.SSO, roles: who gets in (of ROLE_GROUPS); empty is everybody who can log in. logout: the
+    service's own path that ends a session of its own; it ends the login as well. voucher: a shared secret of the
+    service, of which the ingress sends the HEX_32 form with each request that it says a person of: who has no voucher
+    is not the ingress, whatever the other headers say (derive/forward_auth.py).
     """
 
     name: str
@@ -718,6 +730,9 @@ class Route:
     deny: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    logout: str = ""
+    voucher: str = ""
 
 
 EVERYBODY = "*"
@@ -779,6 +794,24 @@ class IdentityProvider:
     admin_client_id: str
     admin_secret: str
     port: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardAuth:
+    """How whoever has Role.FORWARD_AUTH is asked about a request, over HTTP, by its cookie named `cookie`.
+
+    GET `check`, in which {groups} stands for group names with commas between them, answers 202 with the person in the
+    headers X-Auth-Request-User, -Email, -Groups and -Preferred-Username, 403 to a person in none of the groups, 401 to
+    nobody. `start`, on the service's own `route`, leads to the login and back to the URL in its query `rd`. GET
+    `sign_out` ends the session, here and at the identity provider.
+    """
+
+    port: str
+    route: str
+    cookie: str
+    check: str
+    start: str
+    sign_out: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -845,6 +878,7 @@ class ServiceSpec:
     databases: tuple[Database, ...] = ()
     database_provider: DatabaseProvider | None = None
     identity_provider: IdentityProvider | None = None
+    forward_auth: ForwardAuth | None = None
     routes: tuple[Route, ...] = ()
     oidc: OidcClient | None = None
     proofs: tuple[Proof, ...] = ()

@@ -37,6 +37,8 @@ def encode(value: str, encoding: Encoding) -> str:
             return _digest(encoding, value).hex()
         case Encoding.BASE64_32:
             return base64.b64encode(_digest(encoding, value)).decode()
+        case Encoding.BASE64URL_32:
+            return base64.urlsafe_b64encode(_digest(encoding, value)).decode().rstrip("=")
         case Encoding.UUID:
             return str(uuid.UUID(bytes=_digest(encoding, value)[:16], version=4))
         case Encoding.NAME_24:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from stack.derive import forward_auth
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
-from stack.derive.values import endpoint
-from stack.model import CONFIG_DIR, Access, Http, Role, Route
+from stack.derive.values import endpoint, route_named
+from stack.model import CONFIG_DIR, Http, Role, Route
 from stack.plan import Plan, PlannedService
 
 __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
@@ -41,30 +42,34 @@ NO_LOGIN = "This address needs a login that this stack does not offer."
 def config(plan: Plan) -> str:
     """The whole file. Routes are matched by exact host name, whatever port the browser names."""
     fronts: list[str] = []
-    choices: list[str] = []
     backends: list[str] = []
+    choices: list[str] = []
     for owned in plan.routes:
         service = plan.service(owned.owner)
         fronts.append(_front(plan, service, owned.item))
         choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
-        backends.append(_backend(service, owned.item))
+        backends.append(_backend(plan, service, owned.item))
+    if login := _login_backend(plan):
+        fronts.append(forward_auth.answers(plan, login))
     return "\n".join(
         (
-            _global(),
+            _global(plan),
             RESOLVERS.strip() + "\n",
             HEALTH.strip() + "\n",
             _plain(plan),
             _public(plan, [*fronts, *choices]),  # every rule of every route comes before the first choice
             *_admin(plan),
+            *_login(plan),
             *backends,
         )
     )
 
 
-def _global() -> str:
+def _global(plan: Plan) -> str:
     return f"""# Derived from the plan. Edits here are lost.
 global
-    log stdout format raw local0 info
+    # What it asks by itself is not worth a line each: only requests that came from somebody are (below).
+    log stdout format raw local0 notice
     maxconn 2048
     # A reload leaves open streams alone; a stop does not wait for them, the engine ends it.
     hard-stop-after 30m
@@ -72,10 +77,10 @@ global
     ssl-default-bind-curves X25519:prime256v1:secp384r1
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites {CIPHERSUITES}
-
+{forward_auth.load(plan)}
 defaults
     mode http
-    log global
+    log stdout format raw local0 info
     log-format {LOG_FORMAT}
     option dontlognull
     option redispatch
@@ -133,7 +138,7 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     declare capture request len 64
     http-request capture req.hdr(host) id 0
 {forget}
-    http-request set-header X-Forwarded-For %[src]
+{forward_auth.forget()}    http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.https_port}
@@ -152,14 +157,17 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
         # A path is taken as it is written, and one that a server could read as another's is below no folder.
         lines.append(f"acl odd_{route.name} path,url_dec -m reg {quoted(ODD_PATH)}")
         lines.append(f"acl odd_{route.name} path -m sub -i %2f %5c %2e")
-    if route.access in (Access.SSO, Access.ADMIN):
-        # Nobody here can ask for a login, so nobody gets in.
+    if forward_auth.needs_login(route):
         spared = ""
         if route.open:
             lines.append(f"acl open_{route.name} path -m beg {' '.join(route.open)}")
             spared = f" !open_{route.name} || {acl} odd_{route.name}"
-        deny = f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)}"
-        lines.append(f"{deny} if {acl}{spared}")
+        if forward_auth.provider(plan):
+            lines += forward_auth.question(plan, route, f"{acl}{spared}")
+        else:
+            # Nobody here can ask for a login, so nobody gets in.
+            deny = f"http-request deny deny_status 403 content-type text/plain string {quoted(NO_LOGIN)}"
+            lines.append(f"{deny} if {acl}{spared}")
     if route.deny:
         lines.append(
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
@@ -181,7 +189,7 @@ def _only(route: Route, below: tuple[str, ...]) -> str:
     return f"{refusal} if {acl} {' '.join(allowed)}" + (f" || {acl} odd_{route.name}" if below else "")
 
 
-def _backend(service: PlannedService, route: Route) -> str:
+def _backend(plan: Plan, service: PlannedService, route: Route) -> str:
     container = next(c for c in service.containers if any(p.name == route.port for p in c.spec.ports))
     port = next(p.number for p in container.spec.ports if p.name == route.port)
     lines: list[str] = []
@@ -196,6 +204,8 @@ def _backend(service: PlannedService, route: Route) -> str:
         lines += ["timeout server 30m", "option http-no-delay"]
     if not route.websocket:
         lines.append("timeout tunnel 60s")
+    if forward_auth.serves(plan, service, route):
+        lines.append(f"http-request set-header Host {plan.host_name(route)}")  # no port: its cookies have none either
     lines.append(f"server {container.host_name} {container.host_name}:{port} {check}")
     header = f"# {_source(service)}\nbackend {_backend_name(service, route)}\n"
     return header + "".join(f"    {line}\n" for line in lines)
@@ -215,7 +225,7 @@ frontend admin
     declare capture request len 64
     http-request capture req.hdr(host) id 0
 {forget}
-    http-request set-header X-Forwarded-For %[src]
+{forward_auth.forget()}    http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.admin_port}
@@ -227,6 +237,18 @@ backend admin
     server {host} {host}:{port} resolvers docker init-addr none resolve-prefer ipv4
 """,
     )
+
+
+def _login(plan: Plan) -> tuple[str, ...]:
+    """The listener through which login.lua asks who a request is from."""
+    login = _login_backend(plan)
+    return (forward_auth.listener(login),) if login else ()
+
+
+def _login_backend(plan: Plan) -> str:
+    """The backend where people log in for services that have no login. "" where there is none."""
+    found = forward_auth.provider(plan)
+    return _backend_name(found[0], route_named(found[0].spec, found[1].route)) if found else ""
 
 
 def _backend_name(service: PlannedService, route: Route) -> str:

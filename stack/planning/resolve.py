@@ -105,6 +105,10 @@ def mentions(spec: ServiceSpec) -> Iterator[Mention]:
                 yield Mention(path=f"{holder.name}.triggers", holder=holder, value=value)
 
 
+# What a stack does without where nobody can have it: what asks for it then stays shut, and the plan says so.
+OPTIONAL = frozenset({Role.FORWARD_AUTH})
+
+
 def direct_needs(spec: ServiceSpec) -> dict[str, str]:
     """The services a service names, each with the place that names it first."""
     found: dict[str, str] = {}
@@ -126,6 +130,8 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
     asks_for_login = any(route.access in (Access.SSO, Access.ADMIN) for route in spec.routes)
     if spec.oidc or asks_for_login or any(isinstance(value, Issuer) for value in values):
         roles.add(Role.IDENTITY)
+    if asks_for_login:
+        roles.add(Role.FORWARD_AUTH)
     if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword) for value in values):
         roles.add(Role.DATABASE)
     return frozenset(roles) - spec.roles
@@ -297,6 +303,8 @@ class _Closure:
             what = f"{' and '.join(candidates)} can all be the {role}"
             fix = f"{', '.join(users)} asks for one: choose by leaving the others out (without: [{others}])"
             self.unmet.append(Problem(where=f"role {role}", what=what, fix=fix))
+            return ""
+        if role in OPTIONAL:
             return ""
         holders_of = [name for name, spec in self.catalog.items() if role in spec.roles]
         for name in holders_of:

@@ -460,7 +460,11 @@ def providers(selection: Selection) -> Iterator[Problem]:
             fix = f"one is enough: without: [{', '.join(sorted(having)[1:])}]"
             yield Problem(where=f"role {role}", what=f"{' and '.join(sorted(having))} both have it", fix=fix)
     for spec in selection.chosen.values():
-        for role, field_name in ((Role.DATABASE, "database_provider"), (Role.IDENTITY, "identity_provider")):
+        for role, field_name in (
+            (Role.DATABASE, "database_provider"),
+            (Role.IDENTITY, "identity_provider"),
+            (Role.FORWARD_AUTH, "forward_auth"),
+        ):
             if (role in spec.roles) != (getattr(spec, field_name) is not None):
                 fix = f"roles={{Role.{role.name}}} and {field_name}=... go together"
                 what = f"and role {role}: one is there without the other"
@@ -474,6 +478,11 @@ def providers(selection: Selection) -> Iterator[Problem]:
         if identity:
             own = (secret.name for secret in spec.secrets)
             problem = absent(at(spec, "identity_provider"), "secret", identity.admin_secret, own)
+            if problem:
+                yield problem
+        if spec.forward_auth:
+            names = [route.name for route in spec.routes if route.port == spec.forward_auth.port]
+            problem = absent(at(spec, "forward_auth"), "route at its port", spec.forward_auth.route, names)
             if problem:
                 yield problem
         if Role.IDENTITY in spec.roles and not spec.routes:

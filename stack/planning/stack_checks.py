@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stack import images
 from stack.automation import render
 from stack.model import (
+    ROLE_GROUPS,
     Access,
     ContainerSpec,
     DatabaseUrl,
@@ -167,6 +168,34 @@ def routes(selection: Selection) -> Iterator[Problem]:
                     yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
 
 
+def logins(selection: Selection) -> Iterator[Problem]:
+    """What a route says about the login in front of it fits, and nobody has to log in in order to log in."""
+    for spec in selection.chosen.values():
+        shared_secrets = [secret.name for secret in spec.secrets if secret.shared]
+        for route in spec.routes:
+            where = at(spec, "routes", route.name)
+            with_login = route.access in (Access.SSO, Access.ADMIN)
+            if with_login and {Role.IDENTITY, Role.FORWARD_AUTH} & spec.roles:
+                fix = "people log in there: give it Access.PUBLIC"
+                yield Problem(where=where, what=f"its access is {route.access}", fix=fix)
+            if not with_login and (route.roles or route.logout or route.voucher):
+                fix = "roles, logout and voucher belong to a login at the ingress: take them out, or take Access.SSO"
+                yield Problem(where=where, what=f"its access is {route.access}", fix=fix)
+            if route.roles and route.access is Access.ADMIN:
+                fix = "Access.ADMIN is for administrators alone: take the roles out, or take Access.SSO"
+                yield Problem(where=where, what=f"roles {listed(route.roles)}", fix=fix)
+            for role in route.roles:
+                problem = absent(where, "role", role, ROLE_GROUPS)
+                if problem:
+                    yield problem
+            if route.logout and not re.fullmatch(r"/[A-Za-z0-9._~/-]+", route.logout):
+                fix = "write an exact path beginning with /, of letters, digits, dots and dashes"
+                yield Problem(where=where, what=f"logout {shown(route.logout)}", fix=fix)
+            problem = absent(where, "shared secret", route.voucher, shared_secrets) if route.voucher else None
+            if problem:
+                yield problem
+
+
 def aliases(selection: Selection) -> Iterator[Problem]:
     """A name for several models needs somebody who reads it: a queue of connections does not look into questions."""
     if selection.settings.model_aliases and not any(Role.MODEL_API in spec.roles for spec in selection.chosen.values()):
@@ -299,6 +328,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     databases,
     issuer,
     routes,
+    logins,
     aliases,
     zones,
     docker_names,

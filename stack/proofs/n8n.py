@@ -15,6 +15,7 @@ from stack.proofs.context import ProofContext, ProofError, as_owner, expect, par
 
 ROUTE = "n8n"
 PROGRAM = Path(__file__).with_suffix(".js")
+PROGRAMS = {"Accept": "application/json"}
 PATIENCE_S = 90  # a busy small machine, with the first Code node of its life
 
 # What only the runner can do: its own configuration allows crypto, n8n's workers know nothing of that.
@@ -86,6 +87,25 @@ def closed(ctx: ProofContext) -> None:
             nothing = secrets.randbelow(10**9) + 10**9  # no workflow and no execution has this number yet
             expect(stranger.get(f"{base}{path}{nothing}"), 404, "n8n itself should say that nothing is there")
     ports.closed(ctx)
+
+
+def login(ctx: ProofContext) -> None:
+    """The administrator's one login is n8n's as well, a person without the role gets none, and no claim makes one."""
+    base = ctx.url(ROUTE)
+    ctx.step("the editor, as the administrator")
+    visitor = ctx.login_admin(f"{base}/home/workflows")
+    expect(visitor.response, 200, "the editor should open")
+    person = parsed(visitor.browser.get(f"{base}/rest/login", headers=PROGRAMS), "n8n")["data"]
+    if person["email"] != ctx.plan.settings.admin_email.lower() or person["role"] != "global:owner":
+        raise ProofError(f"n8n takes the administrator for {person['email']}, {person['role']}")
+    ctx.step("the editor, as a person without a role")
+    refused = ctx.login(f"{base}/home/workflows").response
+    expect(refused, 403, "a person without a role should be told so")
+    ctx.step("what somebody inside the stack would claim")
+    claim = _owner(ctx, verb="claim", email=ctx.plan.settings.admin_email)
+    if claim != {"unproven": 401, "forged": 403}:
+        raise ProofError(f"n8n believes whoever claims to be the front door: {claim}")
+    ctx.note(f"{person['email']} owns it")
 
 
 def cleanup(ctx: ProofContext) -> None:

@@ -225,6 +225,7 @@ SERVICE = ServiceSpec(
             port="http",
             access=Access.SSO,
             streaming=True,
+            roles=("admin", "editor"),  # whoever draws a flow decides what the server does
             # Not even with a login: figures, and who may run code of their own or sign up.
             deny=("/api/v1/metrics", "/api/v1/account/register", "/api/v1/node-custom-function"),
             # Calls of flows: each asks for the key that its flow was given.

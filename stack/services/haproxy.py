@@ -4,7 +4,7 @@ Upstream: haproxy. Facts: docs/services/haproxy.md
 """
 
 from stack import images
-from stack.derive import ingress
+from stack.derive import forward_auth, ingress
 from stack.model import (
     ContainerSpec,
     Derived,
@@ -18,6 +18,7 @@ from stack.model import (
     ResourceLimits,
     Role,
     ServiceSpec,
+    Static,
     Target,
     Template,
     Zone,
@@ -41,6 +42,8 @@ SERVICE = ServiceSpec(
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(
                 File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
+                File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
+                File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True),
                 File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
             ),
             reload=("sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"),

@@ -150,16 +150,27 @@ MAIN = ContainerSpec(
     zones=frozenset({Zone.APP, Zone.DATA, Zone.EGRESS}),
     way_out="triggers poll mail boxes and feeds, and credentials are tested against the services they are for",
     ports=(Port("http", 5678),),
-    env={**COMMON, "N8N_USER_FOLDER": DATA, "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024)},
-    # For the clean-up of proofs, and for whoever opens the editor for the first time.
-    files=(*FILES, File(name="owner-password", source=Template((SecretValue("owner-password"),)))),
+    env={
+        **COMMON,
+        "N8N_USER_FOLDER": DATA,
+        "NODE_OPTIONS": heap(dev=512, pi=448, gpu=1024),
+        "EXTERNAL_HOOK_FILES": "/run/kit/login.js",
+    },
+    files=(
+        *FILES,
+        # For the clean-up of proofs, and for a day on which nobody can log in at the front door.
+        File(name="owner-password", source=Template((SecretValue("owner-password"),))),
+        # Who the front door says that somebody is, n8n believes; and the front door is who has the voucher.
+        File(name="login.js", source=Static("login.js")),
+        File(name="voucher", source=Template((SecretValue("voucher", Encoding.HEX_32),))),
+    ),
     mounts=(Mount("data", DATA),),
     tmpfs={"/tmp": 64},
     # Ready when its tables are made. Each probe is a Node process of its own: not every second.
     health=HealthCheck(test=Http("http", "/healthz/readiness"), interval_s=5, timeout_s=10, start_period_s=240),
     limits={
         Target.DEV: ResourceLimits(memory_mb=832, cpus=2),
-        Target.PI: ResourceLimits(memory_mb=704, cpus=1.5),
+        Target.PI: ResourceLimits(memory_mb=672, cpus=1.5),
         Target.GPU: ResourceLimits(memory_mb=1536, cpus=2),
     },
     stop_grace_s=GRACE_S + 5,
@@ -290,6 +301,7 @@ SERVICE = ServiceSpec(
         Secret("encryption-key", Generated(length=48, config_key="n8nEncryptionKey"), InTemplate()),
         Secret("runner-token", Generated(length=48), InTemplate()),
         Secret("owner-password", Generated(length=32), InTemplate()),
+        Secret("voucher", Generated(length=48), InTemplate(), shared=True),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=(".cache/*", ".n8n/*.log"))),),
     routes=(
@@ -300,6 +312,10 @@ SERVICE = ServiceSpec(
             websocket=True,
             streaming=True,
             deny=("/metrics", "/healthz"),
+            # Who opens the editor may change every workflow of their own, and run what they like: not for viewers.
+            roles=("admin", "editor"),
+            logout="/rest/logout",
+            voucher="voucher",
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
             open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
         ),
@@ -311,5 +327,6 @@ SERVICE = ServiceSpec(
             "stack.proofs.n8n:cleanup",
         ),
         Proof("the editor, and all that is not for callers, is closed", "stack.proofs.n8n:closed"),
+        Proof("one login opens the editor, and who forges one gets nowhere", "stack.proofs.n8n:login"),
     ),
 )

@@ -108,7 +108,8 @@ class Flows:
 def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
     from airgap import images
 
-    names = ("haproxy", "keycloak", "n8n", "n8n-runners", "ollama", "postgres", "redis", "tools", "tiny-models")
+    names = ("haproxy", "keycloak", "n8n", "n8n-runners", "oauth2-proxy", "ollama", "postgres", "redis")
+    names += ("tools", "tiny-models")
     built = {name: image.reference for name, image in images.ensure(names).items()}
     settings = Settings(
         stack=STACK,

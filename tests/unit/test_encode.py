@@ -112,6 +112,7 @@ READERS: dict[Encoding, Callable[[str], str]] = {
 FORMS: dict[Encoding, str] = {
     Encoding.HEX_32: "[0-9a-f]{64}",
     Encoding.BASE64_32: "[A-Za-z0-9+/]{43}=",
+    Encoding.BASE64URL_32: "[A-Za-z0-9_-]{43}",
     Encoding.UUID: "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
     Encoding.NAME_24: "[0-9a-f]{24}",
 }

@@ -209,6 +209,19 @@ def test_who_may_use_a_route(access: Access, who: str) -> None:
     assert f"app.kit.localhost:8443 ({who})" in planview.table(resolved)
 
 
+def test_roles_are_named_where_a_route_has_some() -> None:
+    app = make.app(routes=(Route(name="app", port="http", access=Access.SSO, roles=("admin", "editor")),))
+    resolved = plan.build(make.settings(), make.host(), make.catalog(app=app))
+    assert "app.kit.localhost:8443 (admins or editors)" in planview.table(resolved, 160)
+
+
+def test_what_stays_shut_is_said() -> None:
+    app = make.app(routes=(Route(name="app", port="http", access=Access.SSO),))
+    resolved = plan.build(make.settings(), make.host(), make.catalog(app=app))
+    assert "app.kit.localhost:8443 stays shut: it needs a login" in planview.table(resolved)
+    assert "stays shut" not in planview.table(plan.build(make.settings(), make.host(), make.catalog()))
+
+
 # -------------------------------------------------------------------------------------------------------- object
 
 
