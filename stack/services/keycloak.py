@@ -17,6 +17,7 @@ from stack.model import (
     IdentityProvider,
     ImageSource,
     InTemplate,
+    Job,
     OwnUrl,
     Port,
     Proof,
@@ -35,6 +36,18 @@ from stack.model import (
 )
 
 ADMIN_CLIENT = "kit-bootstrap"
+# Replaces the image's own options, of which only the collector's cannot be appended to. One collector thread and the
+# quick compiler alone: a login is rare and short, starting is not.
+JAVA = {
+    "JAVA_OPTS": (
+        "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+        " -XX:InitialRAMPercentage=15 -XX:MaxRAMPercentage=50"
+        " -XX:MetaspaceSize=96M -XX:MaxMetaspaceSize=256m -XX:+ExitOnOutOfMemoryError"
+        " -Dfile.encoding=UTF-8 -Dsun.stdout.encoding=UTF-8 -Dsun.err.encoding=UTF-8"
+        " -Dstdout.encoding=UTF-8 -Dstderr.encoding=UTF-8"
+        " -Djava.security.egd=file:/dev/urandom -Djdk.tls.rejectClientInitiatedRenegotiation=true"
+    ),
+}
 BOOTSTRAP = "bootstrap"
 
 CONFIG = Template.of(
@@ -76,18 +89,7 @@ SERVICE = ServiceSpec(
             zones=frozenset({Zone.APP, Zone.DATA}),
             ports=(Port("http", 8080), Port("management", 9000)),
             entrypoint=("/bin/bash", "/run/kit/keycloak.sh"),
-            env={
-                # Replaces the image's own options, of which only the collector's cannot be appended to. One
-                # collector thread and the quick compiler alone: a login is rare and short, starting is not.
-                "JAVA_OPTS": (
-                    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
-                    " -XX:InitialRAMPercentage=15 -XX:MaxRAMPercentage=50"
-                    " -XX:MetaspaceSize=96M -XX:MaxMetaspaceSize=256m -XX:+ExitOnOutOfMemoryError"
-                    " -Dfile.encoding=UTF-8 -Dsun.stdout.encoding=UTF-8 -Dsun.err.encoding=UTF-8"
-                    " -Dstdout.encoding=UTF-8 -Dstderr.encoding=UTF-8"
-                    " -Djava.security.egd=file:/dev/urandom -Djdk.tls.rejectClientInitiatedRenegotiation=true"
-                ),
-            },
+            env=JAVA,
             files=(
                 File(name="keycloak.conf", source=CONFIG),
                 File(name="keycloak.sh", source=Static("keycloak.sh")),
@@ -105,6 +107,32 @@ SERVICE = ServiceSpec(
             ),
             stop_grace_s=30,
             wait_s=600,  # a first start on a Pi builds the image's options and makes a hundred tables
+        ),
+    ),
+    jobs=(
+        Job(
+            name="admin",
+            image=images.KEYCLOAK,
+            user="1000:0",
+            entrypoint=("/bin/bash", "/run/kit/admin.sh"),
+            command=(),
+            zones=frozenset({Zone.APP, Zone.DATA}),  # data: a temporary administrator is made in the database
+            env={
+                **JAVA,
+                "KIT_HOST": Ref("keycloak", "http", template="{host}"),
+                "KIT_PORT": Ref("keycloak", "http", template="{port}"),
+                "KIT_CLIENT": ADMIN_CLIENT,
+            },
+            files=(
+                File(name="admin.sh", source=Static("admin.sh")),
+                File(name="keycloak.conf", source=CONFIG),
+                File(name="secret.url", source=Template((SecretValue(BOOTSTRAP, Encoding.URL),))),
+                File(name="secret.json", source=Template((SecretValue(BOOTSTRAP, Encoding.JSON),))),
+            ),
+            # Only where the program is locked out: a Keycloak that starts without serving anybody. It takes 20
+            # CPU-seconds, which were more than three minutes on a machine with thirty others waiting for each core.
+            memory_mb=768,
+            timeout_s=900,
         ),
     ),
     databases=(Database("keycloak"),),
