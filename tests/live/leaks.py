@@ -145,7 +145,9 @@ def secrets_of(decrypted: Mapping[str, Any], config: Mapping[str, str], passphra
             found[name] = str(_plain(outputs["result"]))
             found[f"{name}'s hash"] = str(_plain(outputs["bcryptHash"]))
         elif resource["type"] == "tls:index/privateKey:PrivateKey":
-            found |= {f"{name} {part}": str(_plain(outputs[part])) for part in PRIVATE if _plain(outputs.get(part))}
+            texts = {part: str(_plain(outputs[part])) for part in PRIVATE if _plain(outputs.get(part))}
+            secret = _private_bytes(texts["privateKeyPem"])
+            found |= {f"{name} {part}": _private_lines(text, secret) for part, text in texts.items()}
         elif resource["type"] == "pulumi:pulumi:Stack":
             for output, value in outputs.items():
                 if _is_secret(value):
@@ -154,6 +156,28 @@ def secrets_of(decrypted: Mapping[str, Any], config: Mapping[str, str], passphra
         if "privateKey" not in name and not name.endswith("hash"):
             found |= {f"{name} as {each.value}": encode.encode(value, each) for each in DERIVED}
     return {name: value for name, value in found.items() if len(value) >= SHORTEST}
+
+
+def _body(pem: str) -> list[str]:
+    return [line for line in pem.splitlines() if line and not line.startswith("-----")]
+
+
+def _private_bytes(pem: str) -> bytes:
+    """The number that makes a key of an elliptic curve private. ValueError for other keys."""
+    der = base64.b64decode("".join(_body(pem)))
+    if der[2:6] != b"\x02\x01\x01\x04":
+        raise ValueError("this is no key in the form of RFC 5915")
+    return der[7 : 7 + der[6]]
+
+
+def _private_lines(pem: str, secret: bytes) -> str:
+    """The lines of a PEM that hold a part of the number: the others are the public half, which stands in public."""
+    lines = _body(pem)
+    width = len(lines[0]) * 3 / 4
+    secret = secret.lstrip(b"\0")  # which OpenSSH leaves out
+    start = base64.b64decode("".join(lines)).index(secret)
+    first, last = int(start // width), int((start + len(secret) - 1) // width)
+    return "\n".join(lines[first : last + 1])
 
 
 SIGNATURE = "4dabf18193072939515e22adb298388d"
