@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -102,6 +103,7 @@ def ids(steps: Mapping[str, Planned], realm: str, ask: Ask) -> dict[str, str]:
     """The import ids of those that are there, by URN. Parents are looked up before what is in them."""
     uuids: dict[str, str] = {}
     found: dict[str, str] = {}
+    configs: dict[str, str] = {}  # of executions, by the execution
 
     def uuid(item: Planned, of: str) -> str:
         return next((uuids[urn] for urn in item.needs.get(of, ()) if urn in uuids), "")
@@ -114,6 +116,8 @@ def ids(steps: Mapping[str, Planned], realm: str, ask: Ask) -> dict[str, str]:
 
     for item in sorted(steps.values(), key=_rank):
         kind = item.type.rpartition(":")[2]
+        if item.inputs.get("import"):
+            continue  # the provider itself takes over what Keycloak made
         if item.type == REALM:
             found[item.urn] = realm
         elif kind == "Group":
@@ -131,6 +135,24 @@ def ids(steps: Mapping[str, Planned], realm: str, ask: Ask) -> dict[str, str]:
             if client or "clientId" not in item.needs:
                 roles = ask(f"/clients/{client}/roles" if client else "/roles")
                 note(item, roles, "name", item.inputs.get("name"), "")
+        elif kind == "Flow":
+            note(item, ask("/authentication/flows"), "alias", item.inputs.get("alias"), "")
+        elif kind in ("Subflow", "Execution"):
+            parent = _alias(item, steps)
+            key, id_, name = ("displayName", "flowId", "alias") if kind == "Subflow" else _EXECUTION
+            for entry in ask(f"/authentication/flows/{quote(parent, safe='')}/executions") or []:
+                if entry.get("level") == 0 and entry.get(key) == item.inputs.get(name):
+                    uuids[item.urn] = entry["id"]
+                    found[item.urn] = f"{realm}/{parent}/{entry[id_]}"
+                    configs[entry["id"]] = entry.get("authenticationConfig") or ""
+        elif kind == "ExecutionConfig":
+            execution = uuid(item, "executionId")
+            if configs.get(execution):
+                found[item.urn] = f"{realm}/{execution}/{configs[execution]}"
+        elif kind.endswith("IdentityProvider"):
+            alias = item.inputs.get("alias") or kind.removesuffix("IdentityProvider").lower()
+            if ask(f"/identity-provider/instances/{alias}"):
+                found[item.urn] = f"{realm}/{alias}"
         elif kind.endswith("ProtocolMapper"):
             for of, part in (("clientId", "clients"), ("clientScopeId", "client-scopes")):
                 if owner := uuid(item, of):
@@ -143,7 +165,19 @@ def ids(steps: Mapping[str, Planned], realm: str, ask: Ask) -> dict[str, str]:
 def _rank(item: Planned) -> tuple[int, str]:
     """The realm, then what others are in, then those."""
     kind = item.type.rpartition(":")[2]
-    return (0 if item.type == REALM else 1 if kind in ("Client", "ClientScope", "Group") else 2, item.urn)
+    order = (("Realm",), ("Client", "ClientScope", "Group", "Flow"), ("Subflow",), ("Execution",))
+    return (next((rank for rank, kinds in enumerate(order) if kind in kinds), len(order)), item.urn)
+
+
+_EXECUTION = ("providerId", "id", "authenticator")
+
+
+def _alias(item: Planned, steps: Mapping[str, Planned]) -> str:
+    """The alias of the flow that something is a step of."""
+    if alias := item.inputs.get("parentFlowAlias"):
+        return str(alias)
+    parents = (steps[urn] for urn in item.needs.get("parentFlowAlias", ()) if urn in steps)
+    return next((str(parent.inputs.get("alias", "")) for parent in parents), "")
 
 
 def import_file(steps: Mapping[str, Planned], found: Mapping[str, str]) -> dict[str, Any]:

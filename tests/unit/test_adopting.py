@@ -30,6 +30,9 @@ CLIENT, MAPPER = (
     "keycloak:openid/client:Client",
     "keycloak:openid/groupMembershipProtocolMapper:GroupMembershipProtocolMapper",
 )
+SUBFLOW = "keycloak:authentication/subflow:Subflow"
+EXECUTION = "keycloak:authentication/execution:Execution"
+OTP = f"{TOP}{EXECUTION}::otp"
 OF_CLIENT = {"clientId": [f"{TOP}{CLIENT}::chat"], "realmId": [f"{TOP}{REALM}::realm"]}
 PREVIEW = {
     "steps": [
@@ -43,6 +46,14 @@ PREVIEW = {
         step("keycloak:index/user:User", "admin", username="admin-user"),
         step("keycloak:index/realmEvents:RealmEvents", "events"),
         step(REALM, "realm", realm="kit"),
+        step(CLIENT, "builtin", **{"clientId": "account", "import": True}),
+        step("keycloak:oidc/googleIdentityProvider:GoogleIdentityProvider", "google"),
+        step("keycloak:oidc/identityProvider:IdentityProvider", "other", alias="oidc"),
+        step("keycloak:authentication/flow:Flow", "flow", alias="kit browser"),
+        step(SUBFLOW, "forms", {"parentFlowAlias": [f"{TOP}keycloak:authentication/flow:Flow::flow"]}, alias="forms"),
+        step(EXECUTION, "otp", parentFlowAlias="forms", authenticator="auth-otp-form"),
+        step("keycloak:authentication/executionConfig:ExecutionConfig", "otp-config", {"executionId": [OTP]}),
+        step("keycloak:authentication/bindings:Bindings", "bindings"),
         {"op": "same", "urn": f"{TOP}{CLIENT}::kept", "newState": {"type": CLIENT, "inputs": {"clientId": "kept"}}},
         step("docker:index/container:Container", "redis", name="redis"),
     ]
@@ -54,6 +65,15 @@ THERE = {
     "/clients?clientId=was-not-there": [],
     "/clients/c1/roles": [{"id": "r1", "name": "user"}, {"id": "r2", "name": "admin"}],
     "/roles": [{"id": "r3", "name": "viewer"}],
+    "/identity-provider/instances/google": {"alias": "google"},
+    "/authentication/flows": [{"id": "f1", "alias": "browser"}, {"id": "f2", "alias": "kit browser"}],
+    "/authentication/flows/kit%20browser/executions": [
+        {"id": "e1", "displayName": "forms", "flowId": "f3", "level": 0},
+        {"id": "e2", "displayName": "OTP", "providerId": "auth-otp-form", "level": 1},
+    ],
+    "/authentication/flows/forms/executions": [
+        {"id": "e2", "displayName": "OTP", "providerId": "auth-otp-form", "level": 0, "authenticationConfig": "x1"},
+    ],
     "/clients/c1/protocol-mappers/models": [{"id": "m1", "name": "groups"}, {"id": "m2", "name": "roles"}],
 }
 
@@ -78,6 +98,11 @@ def test_what_is_there_is_found_by_name() -> None:
         "chat-role": "kit/r2",
         "viewer": "kit/r3",
         "chat-groups": "kit/client/c1/m1",
+        "google": "kit/google",
+        "flow": "kit/f2",
+        "forms": "kit/kit browser/f3",
+        "otp": "kit/forms/e2",
+        "otp-config": "kit/e2/x1",
     }
 
 
@@ -90,7 +115,7 @@ def test_the_import_names_parents_and_the_provider() -> None:
     written = import_file(steps, ids(steps, "kit", THERE.get))
     first, *rest = written["resources"]
     assert (first["type"], first["id"]) == (REALM, "kit")
-    assert len(rest) == 6
+    assert len(rest) == 11
     assert written["nameTable"][first["parent"]] == OWNER
     assert written["nameTable"][first["provider"]] == PROVIDER
     assert all(set(entry) == {"type", "name", "id", "parent", "provider"} for entry in written["resources"])
