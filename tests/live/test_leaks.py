@@ -223,7 +223,8 @@ def test_the_search_finds_them_where_they_may_be(run: Run) -> None:
         delivered = Path("/proc") / pid / "root" / "run" / "kit"
         files += leaks.files_below(delivered, name)
     found = {leak.secret for leak in Needles(run.secrets).search(files)}
-    assert {"n8n-runner-token", "config n8nEncryptionKey", "config openaiApiKey"} <= found
+    assert "config openaiApiKey" in found
+    assert len({name.split()[0] for name in found}) > 5, found
 
 
 @pytest.mark.parametrize("place", PLACES)
