@@ -23,9 +23,27 @@ MODE = re.compile(r"0[0-7]{3}")
 OWNER = re.compile(r"[0-9]+:[0-9]+")
 
 # A file appears under its name at once, complete and with its owner and mode: written beside it, then renamed.
+# First of all, and before anything of the service is touched: a volume that another state made has other credentials
+# in it. Each says in a file whose it is.
+MARK = ".kit-state"
 SCRIPT = f"""
 set -eu
 umask 077
+foreign=
+while read -r number name; do
+    mark=/data/$number/{MARK}
+    [ -n "$number" ] && [ -f "$mark" ] || continue
+    [ "$(cat "$mark")" = "$KIT_STATE" ] || foreign="$foreign $name"
+done <<END
+$KIT_VOLUMES
+END
+if [ -n "$foreign" ] && [ -z "$KIT_ADOPT" ]; then
+    echo "made by another state than this one:$foreign. Nothing was touched. One of:"
+    echo '- go back to the state that made it: PULUMI_BACKEND_URL (or XDG_STATE_HOME) says where it is'
+    echo '- that state is lost: ./kit up STACK --adopt keeps the data and gives it new credentials (docs/security.md)'
+    echo '- nothing in it is wanted: ./kit down STACK, then docker volume rm the volume'
+    exit 1
+fi
 if [ -d {VOLUME} ]; then
     [ -f {STAGE}/{ARCHIVE} ] || {{ echo 'the files of this delivery are gone: run up again'; exit 1; }}
     tar -x -f {STAGE}/{ARCHIVE} -C {STAGE}
@@ -54,11 +72,16 @@ END
     cd /
     rm -rf {STAGE}
 fi
-while read -r number owner mode; do
+while read -r number owner mode seeded; do
     [ -n "$number" ] || continue
     top=/data/$number
     [ "$(stat -c %u:%g "$top")" = "$owner" ] || chown "$owner" "$top"
     [ "0$(stat -c %a "$top")" = "$mode" ] || chmod "$mode" "$top"
+    if [ -z "$seeded" ] || [ -n "$(ls -A "$top")" ]; then
+        printf %s "$KIT_STATE" >"$top/{MARK}.new"
+        chmod 0444 "$top/{MARK}.new"
+        mv -f "$top/{MARK}.new" "$top/{MARK}"
+    fi
 done <<END
 $KIT_DATA
 END
@@ -79,11 +102,15 @@ class Ownership:
     Where the service's image has a directory of its own at the path of the mount, the engine copies that one into an
     empty volume when it makes the container, owner and mode included: then the image decides the first time. Mount
     data where the image has nothing, or run as the user the image made the directory for.
+
+    The volume gets a file that says which state it belongs to. seeded: what the image has there is wanted, so nothing
+    may be in it before; it gets that file with a later delivery.
     """
 
     volume: pulumi.Input[str]
     owner: str
     mode: str
+    seeded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +118,8 @@ class FileDeliveryArgs:
     """image: has a BusyBox-like sh. volume_name: None when there are no files, only owners to set.
 
     The volume is ours alone: what is not in `files` is removed from it. uid_gid owns every file; directories are
-    root's, 0755. digest_key: the stack's DigestKey, so that change markers tell nothing about a weak secret.
+    root's, 0755. digest_key: the stack's DigestKey, so that change markers tell nothing about a weak secret; what its
+    volumes are marked with follows from it, too. adopt: volumes that another state made become this one's.
     """
 
     container_name: str
@@ -101,6 +129,7 @@ class FileDeliveryArgs:
     files: Sequence[DeliveredFile]
     digest_key: pulumi.Input[str]
     ownership: Sequence[Ownership] = ()
+    adopt: bool = False
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     after: After = ()
 
@@ -143,8 +172,12 @@ class FileDelivery(pulumi.ComponentResource):
                     "KIT_OWNER": args.uid_gid,
                     "KIT_FILES": "\n".join(f"{number} {file.mode} {file.name}" for number, file in enumerate(files)),
                     "KIT_DATA": "\n".join(
-                        f"{number} {owned.owner} {owned.mode}" for number, owned in enumerate(args.ownership)
+                        f"{number} {owned.owner} {owned.mode}{' seeded' if owned.seeded else ''}"
+                        for number, owned in enumerate(args.ownership)
                     ),
+                    "KIT_VOLUMES": _listed([owned.volume for owned in args.ownership]),
+                    "KIT_STATE": open_digest(args.digest_key, ["state"]),
+                    "KIT_ADOPT": "1" if args.adopt else "",
                 },
                 files=[Content(name=str(number), content=file.content) for number, file in enumerate(files)],
                 files_dir=STAGE,
@@ -167,6 +200,13 @@ class FileDelivery(pulumi.ComponentResource):
         self.reload_digest = digest(args.digest_key, [file for file in files if not file.restarts], args.uid_gid)
         self.done = job.done
         self.register_outputs({"restart_digest": self.restart_digest, "reload_digest": self.reload_digest})
+
+
+def _listed(volumes: Sequence[pulumi.Input[str]]) -> pulumi.Output[str]:
+    def lines(names: Sequence[str]) -> str:
+        return "\n".join(f"{number} {name}" for number, name in enumerate(names))
+
+    return pulumi.Output.all(*volumes).apply(lines)
 
 
 def digest(key: pulumi.Input[str], files: Sequence[Content], owner: str) -> pulumi.Output[str]:

@@ -50,6 +50,9 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 def _up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-prove", action="store_true", help="leave out the proof of use at the end")
+    parser.add_argument(
+        "--adopt", action="store_true", help="the state is lost: keep the data on this host, with new credentials"
+    )
 
 
 def _down(parser: argparse.ArgumentParser) -> None:

@@ -130,8 +130,8 @@ class JobWatcher:
         self._tracker.job_says(said)
 
 
-def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, title: str) -> Digest:
-    """Bring the stack to its configuration. KitError with what failed and where to read more."""
+def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, title: str, *more: str) -> Digest:
+    """Bring the stack to its configuration. KitError with what failed and where to read more. more: flags of `up`."""
     with progress.step(title) as step:
         tracker = ProgressTracker(progress, step)
         follower = Follower(tracker, session.prefix)
@@ -143,6 +143,7 @@ def update(session: Session, pulumi: Pulumi, progress: Progress, log: Path, titl
                 "--suppress-outputs",
                 "--parallel",
                 PARALLEL,
+                *more,
                 log=log,
                 feed=follower.feed,
             )

@@ -437,8 +437,8 @@ def _state(facts: Facts, stack: str) -> Iterator[Check]:
         yield _fail(
             "state",
             f"knows nothing of stack {stack}, but {facts.foreign}",
-            f"point PULUMI_BACKEND_URL (or XDG_STATE_HOME) at its state, or give its data up: "
-            f"./kit down {stack} --data",
+            f"point PULUMI_BACKEND_URL (or XDG_STATE_HOME) at its state; if that is lost, ./kit up {stack} --adopt "
+            f"keeps the data and gives it new credentials; or give its data up: ./kit down {stack} --data",
         )
     for name in facts.lost_volumes:
         yield _fail(

@@ -174,6 +174,16 @@ def compare(state: Iterable[StateResource], engine: EngineState) -> Damage:
                 # One that could not be started again as it is, or was filled from a volume that is new now.
                 if resource.id in containers and why != "is stopped":
                     remove[resource.id] = resource.name
+    # What its jobs found right may not hold for what stands in its volumes now: they look again before it starts.
+    wrong = set(refresh)
+    services = {
+        r.labels.get(SERVICE_LABEL) for r in resources if r.urn in wrong and r.kind == "container" and not r.job
+    }
+    for resource in resources:
+        if resource.job and resource.urn not in wrong and resource.labels.get(SERVICE_LABEL) in services - {None}:
+            refresh.append(resource.urn)
+            if resource.id in containers:
+                remove[resource.id] = resource.name
     known = {resource.id for resource in resources}
     for container in engine.containers:
         if container.id not in known:
@@ -200,7 +210,9 @@ def _wrong_container(
         return f"uses {sorted(resource.volumes & gone_volumes)[0]}, which is gone"
     if not resource.job and found.networks - engine.all_networks:
         return "hangs on a network that is gone"
-    if not resource.job and found.state not in ("running", "restarting"):
+    if not resource.job and found.state == "restarting":
+        return "starts over and over"
+    if not resource.job and found.state != "running":
         return "is stopped"
     return ""
 

@@ -62,6 +62,15 @@ class Administration:
         users: list[dict[str, Any]] = answer.json()
         return {user["username"]: user["id"] for user in users if user["username"].startswith(prefix)}
 
+    def get(self, path: str) -> httpx.Response:
+        """What stands at a path below the realm, whatever the answer is but for a refusal."""
+        return self._call("GET", path, allow=(404,))
+
+    def set_password(self, user_id: str, password: str) -> None:
+        """One that stays."""
+        credential = {"type": "password", "value": password, "temporary": False}
+        self._call("PUT", f"/users/{user_id}/reset-password", json=credential)
+
     def remove(self, user_id: str) -> None:
         self._call("DELETE", f"/users/{user_id}", allow=(404,))
 

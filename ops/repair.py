@@ -21,7 +21,10 @@ from stack.plan import Plan
 
 
 def prepare(session: Session, pulumi: Pulumi, progress: Progress, log: Path, plan: Plan | None = None) -> None:
-    """Make state and engine agree. KitError when that is for a person to decide, or when people left the plan."""
+    """Make state and engine agree. KitError when that is for a person to decide, or when people left the plan.
+
+    `up --adopt` decides for the data.
+    """
     for note in clear_stale_locks(session.state):
         progress.line(f"  {console.mark(console.WARN)} {note}")
     deployment = pulumi.export()
@@ -34,11 +37,15 @@ def prepare(session: Session, pulumi: Pulumi, progress: Progress, log: Path, pla
     resources = docker_resources(deployment)
     engine = look(session.docker.get, session.stack)
     if not pending and (why := foreign(resources, engine)):
-        raise KitError(
-            f"this state knows nothing of stack {session.stack}, but {why}.",
-            f"Point PULUMI_BACKEND_URL (or XDG_STATE_HOME) at its state, or give its data up: "
-            f"./kit down {session.stack} --data",
-        )
+        if not session.adopt:
+            raise KitError(
+                f"this state knows nothing of stack {session.stack}, but {why}.",
+                "One of:\n"
+                "- go back to the state that made it: point PULUMI_BACKEND_URL (or XDG_STATE_HOME) at it\n"
+                f"- that state is lost: ./kit up {session.stack} --adopt keeps the data and gives it new credentials\n"
+                f"- give its data up: ./kit down {session.stack} --data",
+            )
+        progress.line(f"  {console.mark(console.WARN)} {why}: it gets this state's credentials, and loses nothing")
     damage = compare(resources, engine)
     if damage.lost:
         raise KitError(

@@ -34,6 +34,7 @@ class Session:
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
+        self.adopt = False  # `up --adopt`: data that another state made becomes this one's
 
     # ---------------------------------------------------------------------------------------------- the plan
 
@@ -127,6 +128,8 @@ class Session:
             result["imageLocks"] = [lock.format_registry(tagged, item) for tagged, item in sorted(locks.items())]
         if down:
             result["down"] = True
+        if self.adopt:
+            result["adopt"] = True
         return result
 
     def built_images(self) -> dict[str, str]:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, engine, flowguard, pids, planview, repair, source, toolchain
+from ops import adopting, console, deploying, engine, flowguard, pids, planview, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.events import Digest
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns 0 when the stack is up and proven, 1 when a proof failed."""
     started = time.monotonic()
     session = Session(arguments.stack)
+    session.adopt = bool(getattr(arguments, "adopt", False))
     progress = Progress()
     plan = check(session, progress)
     session.record_choice()
@@ -37,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
     repair.prepare(session, pulumi, progress, log, plan)
+    adopted = adopting.realm(session, pulumi, plan, progress, log) if session.adopt else None
     began = time.monotonic()
     digest = deploy(session, plan, pulumi, progress, log)
     took = duration(time.monotonic() - began)
@@ -44,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
     )
     session.record_settled(plan)
+    if adopted:
+        adopting.password(plan, adopted)
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
@@ -75,6 +80,8 @@ def check(session: Session, progress: Progress) -> Plan:
         if session.new_locks:
             plan, wrong = session.plan_or_problems()
     facts = gather(session, plan, ask_registries=False)
+    if session.adopt:
+        facts = replace(facts, foreign="")
     found = [*wrong, *problems(examine(facts, plan, session.stack))]
     if found:
         raise SpecError(f"stack {session.stack} cannot be brought up", tuple(found))

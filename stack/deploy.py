@@ -190,9 +190,10 @@ class Deployment:
                     for f in step.files
                 ),
                 ownership=tuple(
-                    Ownership(volume=self.volumes[o.volume].volume_name, owner=o.owner, mode=o.mode)
+                    Ownership(volume=self.volumes[o.volume].volume_name, owner=o.owner, mode=o.mode, seeded=o.seeded)
                     for o in step.ownership
                 ),
+                adopt=self.plan.settings.adopt,
                 digest_key=self.digest_key,
                 labels={**step.labels, "aikit.kind": "job"},
                 after=[
@@ -219,7 +220,7 @@ class Deployment:
             memory_mb=step.memory_mb,
             timeout_s=step.timeout_s,
             labels=step.labels,
-            triggers=tuple(self._render(text) for text in step.triggers),
+            triggers=(*(self._render(text) for text in step.triggers), *self._holders(step)),
             digest_key=self.digest_key,
             after=self._after(step.after),
         )
@@ -233,6 +234,14 @@ class Deployment:
             job=args,
         )
         return Database(step.name, database, opts=self._docker())
+
+    def _holders(self, step: JobPlan) -> list[Output[str]]:
+        """The ids of its own service's containers that it comes after and that hold data.
+
+        A new one may have found another volume: restored, or older than the state. What the job made may be missing.
+        """
+        made = [step_ for step_ in self.runtime.containers if step_.name in step.after]
+        return [self._running(c.name).container_id for c in made if c.service == step.service and c.ownership]
 
     def _reload(self, step: JobPlan) -> Reload:
         return Reload(

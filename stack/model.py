@@ -669,12 +669,16 @@ class NoBackup:
 
 @dataclass(frozen=True)
 class Volume:
-    """A named volume of the service. Top directory owned by `owner` (uid:gid), the main container's by default."""
+    """A named volume of the service. Top directory owned by `owner` (uid:gid), the main container's by default.
+
+    seeded: the image has something at the volume's path, which the engine copies into it while it is empty.
+    """
 
     name: str
     backup: BackupSet | NoBackup
     owner: str | None = None
     mode: str = "0700"
+    seeded: bool = False
 
 
 @dataclass(frozen=True)

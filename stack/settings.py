@@ -96,6 +96,7 @@ class Settings:
     openai_models: tuple[str, ...] = ("gpt-4o-mini",)
     supabase_sites: tuple[str, ...] = ()
     down: bool = False
+    adopt: bool = False
     provided_secrets: frozenset[str] = frozenset()
 
 
@@ -406,6 +407,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
                 ),
             ),
             Key(field="down", kind=Kind.BOOLEAN, check=_same),
+            Key(field="adopt", kind=Kind.BOOLEAN, check=_same),
         )
     }
 )

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from ops.paths import private_directory, state_home
 from ops.progress import Progress
-from ops.toolchain.build import build_pulumi, ensure_compose, programs
+from ops.toolchain.build import build_pulumi, ensure_compose, ensure_gitleaks, programs
 from ops.toolchain.cache import arch, home, locked, source_hash
 from ops.toolchain.choice import Choice, Seen, decide, installed_plugins, look_around, release_matters, sdk_versions
 from ops.toolchain.pins import (
@@ -36,7 +36,7 @@ from ops.toolchain.pins import (
 )
 from ops.toolchain.release import archive_name, fetch_release, probe, release_directory
 
-__all__ = ["Toolchain", "ToolchainError", "current", "ensure", "ensure_compose", "sdk_versions"]
+__all__ = ["Toolchain", "ToolchainError", "current", "ensure", "ensure_compose", "ensure_gitleaks", "sdk_versions"]
 
 
 @dataclass(frozen=True)

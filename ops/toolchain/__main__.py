@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ops.console import KitError
 from ops.paths import ROOT
 from ops.progress import Progress
-from ops.toolchain import ensure, ensure_compose, sdk_versions
+from ops.toolchain import ensure, ensure_compose, ensure_gitleaks, sdk_versions
 from ops.toolchain.build import write_capabilities
 
 
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="look around anew instead of keeping the earlier choice")
     parser.add_argument("--env", action="store_true", help="print export lines for a shell")
     parser.add_argument("--compose", action="store_true", help="build Docker Compose as well (for bench/)")
+    parser.add_argument("--gitleaks", action="store_true", help="build gitleaks and print where it is, nothing else")
     parser.add_argument("--capabilities", action="store_true", help="regenerate airgap/toolchain/capabilities.json")
     options = parser.parse_args(arguments)
     progress = Progress()
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.capabilities:
             print(write_capabilities(progress))
+            return 0
+        if options.gitleaks:
+            print(ensure_gitleaks(progress))
             return 0
         sdk = sdk_versions(python)
         toolchain = ensure(progress, sdk, again=options.again)

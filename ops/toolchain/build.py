@@ -1,4 +1,4 @@
-"""What is built here of package registries: CLI, language host, provider plugins, Docker Compose."""
+"""What is built here of package registries: CLI, language host, provider plugins, Docker Compose, gitleaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ops.commands import run_logged
 from ops.progress import Progress
 from ops.toolchain.cache import fresh, home, locked, publish, source_hash
 from ops.toolchain.golang import Part, ensure_go, note_origin, prune
-from ops.toolchain.pins import BUILT_FROM, BUILT_PULUMI, COMPOSE, PLUGINS, SOURCES
+from ops.toolchain.pins import BUILT_FROM, BUILT_PULUMI, COMPOSE, GITLEAKS, PLUGINS, SOURCES
 
 _CLI_PACKAGE = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
 _CLI_FLAGS = f"-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v{BUILT_PULUMI}"
@@ -120,6 +120,26 @@ def ensure_compose(progress: Progress) -> Path:
             publish(work, target)
             prune(go)
     return target / "docker-compose"
+
+
+def ensure_gitleaks(progress: Progress) -> Path:
+    """gitleaks, built from its Go module: for the hook that keeps secrets out of commits, and for the tests."""
+    target = home() / f"gitleaks-{source_hash(SOURCES / 'gitleaks')}"
+    if target.is_dir():
+        return target / "gitleaks"
+    with locked(progress):
+        if not target.is_dir():
+            go = ensure_go(progress)
+            package = "github.com/zricethezav/gitleaks/v8"
+            part = Part(go, "gitleaks", [package])
+            part.download(progress, "gitleaks")
+            work = fresh(home() / f".new-{target.name}")
+            flags = f"-X github.com/zricethezav/gitleaks/v8/version.Version={GITLEAKS}"
+            part.build(progress, "gitleaks", [(package, work / "gitleaks", flags)])
+            note_origin(work, go, "gitleaks", f"gitleaks {GITLEAKS}")
+            publish(work, target)
+            prune(go)
+    return target / "gitleaks"
 
 
 def write_capabilities(progress: Progress) -> Path:

@@ -34,6 +34,7 @@ PROBE_SECONDS = 3.0
 PLUGIN_INSTALL_SECONDS = 300.0
 
 COMPOSE = "2.40.3"
+GITLEAKS = "8.30.1"
 
 # The Go modules and the language host that the rest is built from.
 SOURCES = ROOT / "airgap" / "toolchain"

@@ -87,11 +87,15 @@ class MountPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnershipPlan:
-    """Who the top directory of a volume belongs to (uid:gid) and its mode, set before the container starts."""
+    """Who the top directory of a volume belongs to (uid:gid) and its mode, set before the container starts.
+
+    seeded: what the image has at the volume's path is copied into it while it is empty.
+    """
 
     volume: str
     owner: str
     mode: str
+    seeded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,7 +439,10 @@ def _ownership(plan: Plan, service: PlannedService, spec: ContainerSpec) -> tupl
     mounted = {mount.volume for mount in spec.mounts}
     return tuple(
         OwnershipPlan(
-            volume=volume_name(plan.stack, service.name, volume.name), owner=volume.owner or spec.user, mode=volume.mode
+            volume=volume_name(plan.stack, service.name, volume.name),
+            owner=volume.owner or spec.user,
+            mode=volume.mode,
+            seeded=volume.seeded,
         )
         for volume in service.spec.volumes
         if volume.name in mounted

@@ -190,7 +190,7 @@ SERVICE = ServiceSpec(
         # The image reads no file for it, and losing it ends every session.
         Secret("session-key", Generated(length=48), AsExport("WEBUI_SECRET_KEY")),
     ),
-    volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*"))),),
+    volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*")), seeded=True),),
     routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True),),
     oidc=OidcClient(
         route="chat",

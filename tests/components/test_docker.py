@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.common import Attachment, Content, VolumeMount
+from components.common import Attachment, Content, VolumeMount, keyed_digest
 from components.database import Database, DatabaseArgs
 from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
 from components.host import Host, HostArgs, RegistryLogin
@@ -403,9 +403,12 @@ class TestFileDelivery:
         assert {(entry.uid, entry.mtime) for entry, _ in entries.values()} == {(0, 0)}
         assert len(base64.b64decode(upload["contentBase64"])) == 6 * 512, "two files, nothing for tapes"
         assert sorted(container.inputs["envs"]) == [
+            "KIT_ADOPT=",
             "KIT_DATA=0 999:999 0700",
             "KIT_FILES=0 0440 a.conf\n1 0400 b/secret",
             "KIT_OWNER=1000:1000",
+            f"KIT_STATE={keyed_digest('k' * 32, ['state'])}",
+            "KIT_VOLUMES=0 kit-data",
         ]
         assert len(container.secret_inputs) == 1
         assert [(each["source"], each["target"]) for each in container.inputs["mounts"]] == [

@@ -58,7 +58,10 @@ def test_nothing_is_wrong() -> None:
             replace(ENGINE, containers=(replace(RUNNING, state="exited"), ENDED)), ["urn:web"], [], id="stopped"
         ),
         pytest.param(
-            replace(ENGINE, containers=(replace(RUNNING, state="restarting"), ENDED)), [], [], id="it comes back itself"
+            replace(ENGINE, containers=(replace(RUNNING, state="restarting"), ENDED)),
+            ["urn:web"],
+            ["kit-dev-web"],
+            id="it starts over and over",
         ),
         pytest.param(replace(ENGINE, containers=(RUNNING,)), ["urn:job"], [], id="a job removed"),
         pytest.param(
@@ -81,6 +84,33 @@ def test_what_is_gone_is_looked_at_again(engine: EngineState, refresh: list[str]
     assert [name for _, name in damage.remove_containers] == removed
     assert not damage.lost
     assert bool(damage.reasons) is bool(refresh)
+
+
+@pytest.mark.parametrize("state", ["gone", "exited", "restarting"])
+def test_a_services_jobs_look_again_before_it_starts_again(state: str) -> None:
+    """What they found right may not hold for what is in its volumes now. Those of other services are left alone."""
+    mine = {"aikit.service": "web", "aikit.kind": "service"}
+    job = replace(JOB, labels={"aikit.service": "web", "aikit.kind": "job"})
+    other = replace(JOB, urn="urn:other", id="j2", name="kit-dev-x-init", labels={"aikit.service": "x"})
+    engine = replace(
+        ENGINE,
+        containers=(
+            *(() if state == "gone" else (replace(RUNNING, state=state),)),
+            ENDED,
+            replace(ENDED, id="j2", name="kit-dev-x-init"),
+        ),
+    )
+    damage = compare((replace(WEB, labels=mine), job, other, NET, DATA, CONFIG), engine)
+    assert set(damage.refresh) == {"urn:web", "urn:job"}
+    assert ("j1", "kit-dev-web-init") in damage.remove_containers
+    assert not [name for _, name in damage.remove_containers if name == "kit-dev-x-init"]
+
+
+def test_a_job_that_is_gone_takes_no_other_with_it() -> None:
+    job = replace(JOB, labels={"aikit.service": "web", "aikit.kind": "job"})
+    second = replace(job, urn="urn:second", id="j2")
+    engine = replace(ENGINE, containers=(RUNNING, ENDED))
+    assert compare((WEB, job, second, NET, DATA, CONFIG), engine).refresh == ("urn:second",)
 
 
 def test_what_an_interrupted_run_left_is_removed() -> None:

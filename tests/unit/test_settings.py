@@ -113,6 +113,7 @@ TAKEN: list[tuple[str, object, object]] = [
     ("down", True, True),
     ("down", "true", True),
     ("down", "false", False),
+    ("adopt", True, True),
 ]
 
 

@@ -582,13 +582,14 @@ def required(module: str) -> dict[str, str]:
 def test_versions_named_here_are_the_ones_built() -> None:
     assert required("cli")["github.com/pulumi/pulumi/pkg/v3"] == pins.BUILT_PULUMI
     assert required("compose")["github.com/docker/compose/v2"] == pins.COMPOSE
+    assert required("gitleaks")["github.com/zricethezav/gitleaks/v8"] == pins.GITLEAKS
     assert newer_or_same(pins.BUILT_PULUMI, pins.MINIMUM_PULUMI)
     assert newer_or_same(pins.RELEASE, pins.MINIMUM_PULUMI)
     assert all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in pins.RELEASE_SHA256.values())
 
 
 def test_every_module_is_pinned_by_checksum() -> None:
-    for module in ("cli", "providers", "compose"):
+    for module in ("cli", "providers", "compose", "gitleaks"):
         directory = ROOT / "airgap/toolchain" / module
         replaced = dict(
             re.findall(r"^\s*(?:replace )?(\S+) => (.+)$", (directory / "go.mod").read_text(), re.MULTILINE)

@@ -68,7 +68,7 @@ recover() {
     say 'neither credential is known here: making a temporary one through the database'
     name=kit-recovery-$(</proc/sys/kernel/random/uuid)
     secret=$(</proc/sys/kernel/random/uuid)$(</proc/sys/kernel/random/uuid)
-    KIT_RECOVERY=$secret timeout 240 /opt/keycloak/bin/kc.sh --config-file=/run/kit/keycloak.conf bootstrap-admin service \
+    KIT_RECOVERY=$secret timeout 780 /opt/keycloak/bin/kc.sh --config-file=/run/kit/keycloak.conf bootstrap-admin service \
         --client-id "$name" --client-secret:env=KIT_RECOVERY </dev/null >/tmp/recovery.log 2>&1 ||
         stop "the database lets nobody in: $(tail -n 5 /tmp/recovery.log)"
     login "grant_type=client_credentials&client_id=$name&client_secret=$secret" || stop 'the temporary client is refused'
