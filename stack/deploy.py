@@ -27,12 +27,12 @@ from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
-from stack import outputs, settings
+from stack import outputs, rotation, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
 from stack.model import Generated, IdentityProvider, Role, Signed
-from stack.plan import Plan, PlannedService, SecretKey
+from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 
 ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
@@ -50,6 +50,7 @@ class Deployment:
         self.runtime = planned
         self.host = Host(f"{plan.stack}-host", HostArgs(docker_host=plan.host.docker_host))
         self.secrets: dict[SecretKey, Output[str]] = {}
+        self.previous: dict[SecretKey, Output[str]] = {}  # those before, of secrets that were rotated
         self.volumes: dict[str, DataVolume] = {}
         self.networks: dict[str, Network] = {}
         self.images: dict[str, Image] = {}
@@ -79,8 +80,7 @@ class Deployment:
                 derived.append((secret.key, secret.source))
                 continue
             if isinstance(secret.source, Generated):
-                args = SecretArgs(length=secret.source.length, special=secret.source.special)
-                self.secrets[secret.key] = GeneratedSecret(_resource_name(secret.key), args).value
+                self._generated(secret, secret.source)
             # One that the operator has instead leaves the generated one in the state: it may be wanted again.
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
@@ -88,6 +88,18 @@ class Deployment:
             signing = self.secrets[SecretKey(key.owner, source.key)]
             self.secrets[key] = Output.secret(signing.apply(_signer(source.claims)))
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
+
+    def _generated(self, secret: PlannedSecret, source: Generated) -> None:
+        """The generation in use, the one before, and the first. Of a rotated secret none is protected: each may go."""
+        made: dict[int, Output[str]] = {}
+        for number in rotation.kept(secret.generation):
+            name = rotation.resource_name(secret.key.owner, secret.key.name, number)
+            protect = secret.generation == 1
+            args = SecretArgs(length=source.length, special=source.special, protect=protect)
+            made[number] = GeneratedSecret(name, args).value
+        self.secrets[secret.key] = made[secret.generation]
+        if before := made.get(rotation.previous(secret.generation)):
+            self.previous[secret.key] = before
 
     def _certificates(self) -> None:
         self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
@@ -192,6 +204,7 @@ class Deployment:
                 labels={**step.labels, "aikit.kind": "job"},
                 after=[
                     *self._after(self.runtime.guards(step)),
+                    *self._after(self.runtime.accepted(step)),
                     *(self.deliveries[name].done for name in self.runtime.needed(step) if name in self.deliveries),
                 ],
             ),
@@ -285,8 +298,11 @@ class Deployment:
         match piece:
             case str():
                 return piece
-            case SecretPiece(key, encoding):
-                return self.secrets[key].apply(lambda value: encode.encode(value, encoding))
+            case SecretPiece(key, _, previous) if previous and key not in self.previous:
+                return ""
+            case SecretPiece(key, encoding, previous):
+                value = (self.previous if previous else self.secrets)[key]
+                return value.apply(lambda value: encode.encode(value, encoding))
             case CaPiece():
                 return self.ca.ca_pem
             case _:
@@ -382,7 +398,3 @@ class Deployment:
 def _signer(claims: Mapping[str, str]) -> Callable[[str], str]:
     """What makes a token of a key. Its result is as secret as the key."""
     return lambda key: encode.token(key, claims)
-
-
-def _resource_name(key: SecretKey) -> str:
-    return f"{key.owner}-{key.name.replace(':', '-')}"

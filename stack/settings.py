@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
+from stack.rotation import Wish
+from stack.rotation import parse as parse_rotation
 from stack.words import did_you_mean, listed, shown
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Settings:
     airgap_images: Mapping[str, str] = field(default_factory=dict[str, str])
     image_locks: Mapping[str, ImageLock] = field(default_factory=dict[str, ImageLock])
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    rotation: Mapping[str, Wish] = field(default_factory=dict[str, Wish])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
     api_requests_per_minute: int = 60
@@ -319,6 +322,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="airgap_images", kind=Kind.ARRAY, check=_reference),
             Key(field="image_locks", kind=Kind.ARRAY, check=_lock(lock.parse_registry)),
             Key(field="built_locks", kind=Kind.ARRAY, check=_lock(lock.parse_built)),
+            Key(field="rotation", kind=Kind.ARRAY, check=_lock(parse_rotation)),
             Key(
                 field="realm",
                 kind=Kind.STRING,
@@ -364,7 +368,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 )
 
 # Written as lists of name=value.
-MAPPINGS = frozenset({"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases"})
+MAPPINGS = frozenset(
+    {"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases", "rotation"}
+)
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})

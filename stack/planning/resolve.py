@@ -12,6 +12,7 @@ from stack.model import (
     ContainerSpec,
     DatabasePassword,
     DatabaseUrl,
+    DatabaseUser,
     HostProfile,
     Issuer,
     Job,
@@ -88,6 +89,8 @@ def holders(spec: ServiceSpec) -> Iterator[ContainerSpec | Job]:
     yield from spec.jobs
     if spec.database_provider:
         yield spec.database_provider.job
+        if spec.database_provider.retire:
+            yield spec.database_provider.retire
 
 
 def mentions(spec: ServiceSpec) -> Iterator[Mention]:
@@ -126,7 +129,7 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
     asks_for_login = any(route.access in (Access.SSO, Access.ADMIN) for route in spec.routes)
     if spec.oidc or asks_for_login or any(isinstance(value, Issuer) for value in values):
         roles.add(Role.IDENTITY)
-    if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword) for value in values):
+    if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword | DatabaseUser) for value in values):
         roles.add(Role.DATABASE)
     return frozenset(roles) - spec.roles
 

@@ -9,6 +9,7 @@ from stack.model import (
     ContainerSpec,
     Database,
     DatabasePassword,
+    DatabaseUser,
     Encoding,
     File,
     Generated,
@@ -17,6 +18,7 @@ from stack.model import (
     IdentityProvider,
     ImageSource,
     InTemplate,
+    Never,
     OwnUrl,
     Port,
     Proof,
@@ -46,7 +48,7 @@ metrics-enabled=true
 
 # Run options.
 db-url={database}
-db-username=keycloak
+db-username={user}
 db-password={password}
 db-pool-max-size=20
 hostname={url}
@@ -59,6 +61,7 @@ bootstrap-admin-client-id={admin_client}
 bootstrap-admin-client-secret={admin_secret}
 """,
     database=Ref("postgres", "sql", template="jdbc:postgresql://{host}:{port}/keycloak"),
+    user=DatabaseUser("keycloak"),
     password=DatabasePassword("keycloak", Encoding.PROPERTIES),
     url=OwnUrl("auth"),
     admin_client=ADMIN_CLIENT,
@@ -108,7 +111,14 @@ SERVICE = ServiceSpec(
         ),
     ),
     databases=(Database("keycloak"),),
-    secrets=(Secret(BOOTSTRAP, Generated(length=48), InTemplate()),),
+    secrets=(
+        Secret(
+            BOOTSTRAP,
+            Generated(length=48),
+            InTemplate(),
+            rotates=Never("Keycloak reads it once, when its master realm is made"),
+        ),
+    ),
     identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=BOOTSTRAP, port="http"),
     # Health and metrics live on the management port, which has no route; denied here too, should they move.
     routes=(Route(name="auth", port="http", access=Access.PUBLIC, deny=("/metrics", "/health")),),

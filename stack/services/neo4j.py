@@ -22,6 +22,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Secret,
     SecretValue,
     ServiceSpec,
@@ -142,7 +143,15 @@ SERVICE = ServiceSpec(
             timeout_s=60,
         ),
     ),
-    secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
+    secrets=(
+        Secret(
+            "password",
+            Generated(length=32),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("it starts again; who asks it meanwhile is refused"),
+        ),
+    ),
     volumes=(Volume("data", BackupSet(exclude=("native/*",), stop=True)),),
     proofs=(
         Proof("a node is written and read again", "stack.proofs.neo4j:graph"),
