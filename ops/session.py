@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.capabilities import VARIABLE as CAPABILITIES
-from ops import imagelock, planview, pulumirun, source, toolchain
+from ops import generations, imagelock, planview, pulumirun, source, toolchain
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.paths import ROOT
@@ -144,9 +144,10 @@ class Session:
     def plan_or_problems(self) -> tuple[Plan | None, tuple[Problem, ...]]:
         """The plan, or what is wrong with it."""
         try:
-            return self.plan(), ()
+            plan = self.plan()
         except SpecError as error:
             return None, error.problems
+        return plan, generations.backwards(plan, generations.read(self.state))
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
 
