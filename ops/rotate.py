@@ -20,20 +20,30 @@ from stack.plan import Plan, PlannedSecret, SecretKey
 from stack.words import did_you_mean
 
 KEY = "rotation"
-NEVER_MADE = "not made yet"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A secret as --list shows it. days: since it was made, None where the state does not say. due: by its own age."""
+    """A secret as --list shows it.
+
+    days: since it was made, None where the state does not say. due: by its own age. held: the state's generation, 0 where
+    it has none.
+    """
 
     secret: PlannedSecret
     days: int | None
     due: bool
+    held: int = 0
 
     @property
     def name(self) -> str:
         return str(self.secret.key)
+
+    @property
+    def following(self) -> int:
+        """The number that makes it anew: the one that is written already, where no `up` has come to it yet."""
+        asked = self.secret.generation
+        return asked if 0 < self.held < asked else asked + 1
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,7 +94,8 @@ def rows(plan: Plan, known: Mapping[SecretKey, Held], now: datetime) -> list[Row
         made = known[secret.key].made if secret.key in known else None
         days = None if made is None else (now - made).days
         late = secret.days is not None and days is not None and days >= secret.days
-        found.append(Row(secret, days, late and not isinstance(secret.rotates, Never)))
+        number = known[secret.key].generation if secret.key in known else 0
+        found.append(Row(secret, days, late and not isinstance(secret.rotates, Never), number))
     return found
 
 
@@ -117,8 +128,8 @@ def save(session: Session, plan: Plan, chosen: Sequence[Row]) -> None:
     before = {name: rotation.written(name, wish) for name, wish in wishes.items()}
     for row in chosen:
         own = wishes.get(row.name, rotation.Wish())
-        wishes[row.name] = rotation.Wish(row.secret.generation + 1, own.days)
-        console.note(f"{row.name}: {row.secret.generation} -> {row.secret.generation + 1}")
+        wishes[row.name] = rotation.Wish(row.following, own.days)
+        console.note(f"{row.name}: {max(row.held, 1)} -> {row.following}")
     changed = {name: rotation.written(name, wish) for name, wish in wishes.items()}
     stackfile.save_items(
         session.state.stack_file,

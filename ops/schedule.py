@@ -206,9 +206,9 @@ def cron_line(machine: Machine, clone: Path, stack: str, when: str) -> str:
     """The line of a crontab; its comment is how it is found again. A % would end the command there."""
     hour, minute = (HOUR if when == WEEKLY else when).split(":")
     settings = [f"{key}={shlex.quote(machine.environment[key])}" for key in CARRIED if machine.environment.get(key)]
-    words = " ".join([*settings, shlex.join(command(clone, stack))]).replace("%", "\\%")
-    day = "1" if when == WEEKLY else "*"
-    return f"{int(minute)} {int(hour)} * * {day} cd {shlex.quote(str(clone))} && {words} # {name(stack)}"
+    words = " ".join([*settings, shlex.join(command(clone, stack))])
+    line = f"cd {shlex.quote(str(clone))} && {words} # {name(stack)}".replace("%", "\\%")
+    return f"{int(minute)} {int(hour)} * * {'1' if when == WEEKLY else '*'} {line}"
 
 
 def _cron(machine: Machine, clone: Path, arguments: argparse.Namespace, when: str) -> None:

@@ -17,7 +17,7 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import lock
+from stack import lock, rotation
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
@@ -33,6 +33,7 @@ class Session:
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
+        self.compared = False  # whether the plan's generations of secrets were held against the state's
 
     # ---------------------------------------------------------------------------------------------- the plan
 
@@ -147,6 +148,7 @@ class Session:
             plan = self.plan()
         except SpecError as error:
             return None, error.problems
+        self.compared = self.state.checkpoint is not None
         return plan, generations.backwards(plan, generations.read(self.state))
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
@@ -165,6 +167,8 @@ class Session:
         """The CLI, ready to work on this stack's state."""
         self.state.ensure()
         environment = self.state.environment(tools.env, Path(sys.executable))
+        if self.compared:
+            environment.setdefault(rotation.CHECKED, "1")
         if tools.plugin_mode == "airgap":  # older than the SDKs: newer arguments pass a gate
             environment.setdefault(CAPABILITIES, str(self.root / "airgap" / "toolchain" / "capabilities.json"))
         return Pulumi(tools.pulumi, environment, self.state)

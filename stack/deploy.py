@@ -6,6 +6,7 @@ while the stack is up: that is what makes `down` different from destroy (docs/ad
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,15 +32,33 @@ from stack import outputs, rotation, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Role, Signed
+from stack.model import Generated, IdentityProvider, Role, Signed, SpecError
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 
 ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
 
+GENERATIONS = "generations"  # the output: secrets that were rotated, "owner/name" -> generation
+
+
 def deploy(plan: Plan) -> None:
-    """Register everything the plan asks for and export what operators need."""
+    """Register everything the plan asks for and export what operators need.
+
+    SpecError, with nothing registered, when a secret would go back to an earlier generation.
+    """
+    now = {str(secret.key): secret.generation for secret in plan.secrets}
+    if not os.environ.get(rotation.CHECKED) and (found := rotation.backwards(recorded(), now)):
+        raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
     Deployment(plan, runtime.build(plan)).run()
+    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if number > 1})
+
+
+def recorded() -> Mapping[str, int]:
+    """The generations that the stack's last deployment exported, {} before the first."""
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
+    read: Any = pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
+    found = (read.get("outputs") or {}).get(GENERATIONS) or {}
+    return {str(key): int(number) for key, number in found.items()}
 
 
 class Deployment:

@@ -15,6 +15,9 @@ from stack.words import did_you_mean, listed, shown
 
 EVERYTHING = "*"  # in the configuration: every secret that can be rotated
 
+# A variable set by ./kit, which has compared with the state already: for the program that takes another second.
+CHECKED = "AIKIT_GENERATIONS_CHECKED"
+
 DATABASE_PREFIX = "db:"
 CLIENT = "oidc"
 

@@ -242,8 +242,7 @@ class Runtime:
         One that crashes in between starts with the files that are there.
         """
         found = {self.rotated[key] for key in secrets_held(container) if key in self.rotated}
-        jobs = {job.name: job for job in self.jobs}
-        return tuple(sorted(name for name in found if container.name not in jobs[name].after))
+        return tuple(name for name in container.after if name in found)
 
     def needed(self, container: ContainerPlan) -> tuple[str, ...]:
         """Containers that it needs before it starts, directly or through jobs.
@@ -281,6 +280,7 @@ def build(plan: Plan) -> Runtime:
             database_job = _database_job(plan, owned)
             steps[database_job.name] = database_job
     rotated = _accepting(plan) if plan.running else {}
+    steps = {name: _after_accepting(step, rotated, steps) for name, step in steps.items()}
     for retire in _retiring(plan, rotated, tuple(steps.values())):
         steps[retire.name] = retire
     ordered = critical_first({name: [need for need in step.after if need in steps] for name, step in steps.items()})
@@ -320,6 +320,17 @@ def _accepting(plan: Plan) -> dict[SecretKey, str]:
         ):
             found[secret.key] = _accept_job(plan, secret, secret.rotates)
     return found
+
+
+def _after_accepting(
+    step: ContainerPlan | JobPlan,
+    rotated: Mapping[SecretKey, str],
+    steps: Mapping[str, ContainerPlan | JobPlan],
+) -> ContainerPlan | JobPlan:
+    """The step after the jobs that have servers take its rotated secrets, where these do not come after it."""
+    jobs = sorted({rotated[key] for key in secrets_held(step) if key in rotated} - {step.name})
+    first = tuple(name for name in jobs if step.name not in steps[name].after and name not in step.after)
+    return replace(step, after=(*step.after, *first)) if first else step
 
 
 def _accept_job(plan: Plan, secret: PlannedSecret, how: Overlap) -> str:

@@ -85,6 +85,16 @@ ADOPT = Template(
     )
 )
 
+CHANGE = Template(
+    (
+        '{"statements": [{"statement": "ALTER CURRENT USER SET PASSWORD FROM $old TO $new", "parameters": {"old": ',
+        SecretValue("password", Encoding.JSON, previous=True),
+        ', "new": ',
+        SecretValue("password", Encoding.JSON),
+        "}}]}",
+    )
+)
+
 SERVICE = ServiceSpec(
     name="neo4j",
     summary="Graph database",
@@ -138,6 +148,9 @@ SERVICE = ServiceSpec(
             files=(
                 File(name="graph.sh", source=Static("graph.sh")),
                 File(name="password", source=Template((SecretValue("password"),))),
+                # For a password that was rotated: the server keeps its own, and is given the new one with the old one.
+                File(name="previous", source=Template((SecretValue("password", previous=True),))),
+                File(name="change.json", source=CHANGE),
             ),
             memory_mb=64,
             timeout_s=60,

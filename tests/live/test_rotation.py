@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import yaml
 
 from ops.pulumirun import descendants
 from tests.live import trial
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports, wait_until_healthy
+from tests.live.pulumi_project import Project
 from tests.live.trial import docker
 
 pytestmark = pytest.mark.live
@@ -314,22 +316,22 @@ def test_the_old_one_does_not_come_back_with_a_restart(up: Clone) -> None:
     assert roles() == ["follower.3"]
 
 
-# In the order of the graph: each is a container whose making is the moment of the kill.
+# In the order of the graph. The kill comes when the step's container is made, or when it has ended, which nobody has
+# written down then: a job that did its work, a service that was taken away and not yet made again.
 STEPS = (
-    "database-follower",
-    "redis-password",
-    "follower-files",
-    "redis-files",
-    "follower",
-    "database-follower-retire",
-    "redis-old-password",
+    ("database-follower", "create"),
+    ("redis-password", "die"),
+    ("follower-files", "die"),
+    ("redis-files", "create"),
+    ("follower", "die"),
+    ("follower", "create"),
+    ("database-follower-retire", "die"),
+    ("redis-old-password", "create"),
 )
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("moment", ["create", "die"])
+@pytest.mark.parametrize(("step", "moment"), STEPS)
 def test_killed_at_any_step_the_next_up_ends_it(up: Clone, step: str, moment: str) -> None:
-    """The kill comes when the step's container is made, or when it has ended (a job) or was taken away (a service)."""
     number = max(int(re.search(r"=(\d+)", line)[1]) for line in rotation_of(up)) + 1  # pyright: ignore
     before = held()
     write(up, *generation(number))
@@ -343,6 +345,62 @@ def test_killed_at_any_step_the_next_up_ends_it(up: Clone, step: str, moment: st
     assert asked_redis(held()["redis-password"]) == "PONG"
     again = up.kit("up", STACK, "--no-prove")
     assert again.code == 0 and "nothing to change" in again.text, again.text
+
+
+RECORDED = """
+from stack import deploy
+pulumi.export("seen", dict(deploy.recorded()))
+pulumi.export(deploy.GENERATIONS, {"redis/password": 3})
+"""
+
+
+def test_plain_pulumi_knows_what_the_last_deployment_had(project: Project) -> None:
+    project.program = RECORDED
+    made = project.up()
+    assert made.ok, str(made)
+    assert project.outputs()["seen"] == {}
+    again = project.up()
+    assert again.ok and project.outputs()["seen"] == {"redis/password": 3}, str(again)
+
+
+def test_a_number_that_goes_back_changes_nothing(up: Clone) -> None:
+    number = max(int(re.search(r"=(\d+)", line)[1]) for line in rotation_of(up))  # pyright: ignore
+    before, kept = held(), container_id("follower")
+    write(up, f"{SECRETS[0]}={number}")
+    said = up.kit("up", STACK, "--no-prove")
+    assert said.code == 2, said.text
+    assert f"redis/password would go back from {number} to 1" in said.text and "Nothing was changed" in said.text
+    plain = up.pulumi("up", "--yes", "--skip-preview", "--stack", STACK, *merged(up), unset="AIKIT_GENERATIONS_CHECKED")
+    assert plain.code != 0 and "would go back" in plain.text, plain.text
+    assert held() == before and container_id("follower") == kept
+    write(up, *generation(number))
+    again = up.kit("up", STACK, "--no-prove")
+    assert again.code == 0 and "nothing to change" in again.text, again.text
+
+
+def merged(clone: Clone) -> list[str]:
+    """The configuration that ./kit hands to Pulumi, with what the stack file says now of rotation."""
+    file = clone.state_home / "ai-kit" / "stacks" / STACK / f"Pulumi.{STACK}.yaml"
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    own = yaml.safe_load((clone.directory / f"Pulumi.{STACK}.yaml").read_text(encoding="utf-8"))
+    document["config"]["ai-kit:rotation"] = own["config"]["ai-kit:rotation"]
+    other = clone.state_home / "plain.yaml"
+    other.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return ["--config-file", str(other)]
+
+
+def test_kit_rotates_one_by_name_and_lists_it(up: Clone) -> None:
+    before = held()
+    with no_failure("./kit rotate"):
+        said = up.kit("rotate", "redis/password", STACK, "--no-prove")
+    assert said.code == 0 and "redis/password: " in said.text, said.text
+    after = held()
+    assert after["redis-password"] != before["redis-password"] and after["database-url"] == before["database-url"]
+    assert asked_redis(before["redis-password"]).startswith(("WRONGPASS", "AUTH failed: WRONGPASS"))
+    rows = {row["secret"]: row for row in json.loads(up.kit("rotate", "--list", STACK, "--json").text)}
+    assert rows["redis/password"]["days"] == 0 and rows["redis/password"]["rotating"] == "no gap"
+    assert rows["postgres/superuser-password"]["rotating"].startswith("refused: ")
+    assert up.kit("rotate", "--due", STACK).text.strip().endswith("nothing is due")
 
 
 def rotation_of(clone: Clone) -> list[str]:

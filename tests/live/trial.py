@@ -104,7 +104,7 @@ class Trial:
                 case str():
                     parts.append(piece)
                 case SecretPiece(key, _, True):
-                    parts.append(self.previous.get(key, ""))
+                    parts.append(encode(self.previous[key], piece.encoding) if key in self.previous else "")
                 case SecretPiece(key, encoding):
                     parts.append(encode(self.secret(key.owner, key.name), encoding))
                 case CaPiece():
