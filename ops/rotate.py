@@ -26,8 +26,8 @@ KEY = "rotation"
 class Row:
     """A secret as --list shows it.
 
-    days: since it was made, None where the state does not say. due: by its own age. held: the state's generation, 0 where
-    it has none.
+    days: since it was made, None where the state does not say. due: by its own age. held: the state's generation, 0
+    where it has none.
     """
 
     secret: PlannedSecret

@@ -131,7 +131,7 @@ class Clone:
     def keep(self, arguments: Sequence[str], outcome: Outcome) -> None:
         """A command's output, beside the other artifacts."""
         self.count += 1
-        name = "-".join(word.strip("-") for word in arguments[:3])
+        name = "-".join(word.strip("-") for word in arguments[:3]).replace("/", "-")
         head = f"$ ./kit {' '.join(arguments)}\n"
         tail = f"\n[exit code {outcome.code}, {outcome.seconds:.1f} s]\n"
         (self.log / f"{self.count:02d}-{name}.log").write_text(head + outcome.text + tail, encoding="utf-8")

@@ -17,17 +17,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from ops.pulumirun import descendants
-from tests.live import trial
+from stack import plan as planning
+from stack.catalog import discover
+from stack.derive import runtime
+from stack.plan import SecretKey
+from stack.rotation import Wish
+from tests.live import standing, trial
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports, wait_until_healthy
 from tests.live.pulumi_project import Project
-from tests.live.trial import docker
+from tests.live.trial import HOSTILE, Trial, docker
 
 pytestmark = pytest.mark.live
 
@@ -248,6 +254,7 @@ def generation(number: int) -> tuple[str, ...]:
 
 def figure(text: str) -> None:
     print(text)
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with (ARTIFACTS / "figures.txt").open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
 
@@ -403,6 +410,16 @@ def test_kit_rotates_one_by_name_and_lists_it(up: Clone) -> None:
     assert up.kit("rotate", "--due", STACK).text.strip().endswith("nothing is due")
 
 
+def test_a_rotated_stack_comes_back_from_down(up: Clone) -> None:
+    before = held()
+    for load in LOADS.values():
+        docker("rm", "-f", load.name)
+    assert up.kit("down", STACK).code == 0
+    again = up.kit("up", STACK, "--no-prove")
+    assert again.code == 0, again.text
+    assert held() == before and len(roles()) == 1 and asked_redis(before["redis-password"]) == "PONG"
+
+
 def rotation_of(clone: Clone) -> list[str]:
     text = (clone.directory / f"Pulumi.{STACK}.yaml").read_text(encoding="utf-8")
     return re.findall(r"- (\S+=\d+)", text)
@@ -454,3 +471,45 @@ def kill_when(clone: Clone, container: str, moment: str) -> bool:
     finally:
         events.kill()
         events.wait()
+
+
+# ------------------------------------------------------------------------------------------ without Pulumi, hostile
+
+
+def test_hostile_passwords_rotate_too_and_a_replica_follows_as_another_login(tmp_path: Path) -> None:
+    """The jobs of a rotation with plain docker, since Pulumi makes harmless passwords only."""
+    with standing.stack("rothostile", tmp_path, services=("redis", "postgres-replica")) as up:
+        settings = replace(up.plan.settings, rotation={"postgres": Wish(2), "redis/password": Wish(2)})
+        built = runtime.build(planning.build(settings, up.plan.host, discover()))
+        keys = [SecretKey("redis", "password"), SecretKey("postgres-replica", "db:postgres-replica")]
+        new = dict.fromkeys(keys, f"new {HOSTILE}")
+        second = Trial(
+            built, up.trial.authority, {**up.trial.values, **new}, previous={key: up.trial.values[key] for key in keys}
+        )
+        jobs = {job.name.removeprefix("kit-rothostile-"): job for job in built.jobs}
+        try:
+            assert "and 1 others" in second.run(jobs["redis-password"])
+            second.run(jobs["database-postgres-replica"])
+            replica = next(step for step in built.containers if step.service == "postgres-replica")
+            began = time.monotonic()
+            second.start(replica)
+            second.wait_healthy(replica)
+            figure(f"the replica was away for {time.monotonic() - began:.1f} s")
+            assert "ms behind" in second.run(jobs["postgres-replica-lag"])
+            said = second.run(jobs["database-postgres-replica-retire"])
+            assert "postgres-replica.2 is let in, postgres-replica is refused" in said
+            said += second.run(jobs["redis-old-password"])
+            assert "this password alone" in said
+            assert "ms behind" in second.run(jobs["postgres-replica-lag"]), (
+                "the replica follows after the old login went"
+            )
+            for name in ("redis-password", "redis-old-password", "database-postgres-replica-retire"):
+                said += docker("inspect", jobs[name].name) + docker("logs", jobs[name].name, check=False)
+            said += docker("logs", "kit-rothostile-postgres", check=False)
+            assert HOSTILE[:12] not in said
+            # Any number of runs end alike, also in another order than a rotation's.
+            second.run(jobs["database-postgres-replica"])
+            second.run(jobs["database-postgres-replica-retire"])
+            second.run(jobs["redis-old-password"])
+        finally:
+            second.down()
