@@ -117,7 +117,11 @@ def _value(node: yaml.Node | None, name: str) -> yaml.Node | None:
 
 def _scalar(item: str) -> str:
     """As it has to be written to be read as this text."""
-    return item if project.parse(item) == item else f"'{item}'"
+    try:
+        plain = project.parse(item) == item
+    except yaml.YAMLError:
+        plain = False
+    return item if plain else f"'{item}'"
 
 
 def _replaced(text: str, node: yaml.SequenceNode, items: Sequence[str]) -> str:
