@@ -8,7 +8,6 @@ from stack.model import SpecError
 try:
     decided = settings.from_pulumi()
     resolved = plan.build(decided, targets.profile(decided), catalog.discover())
+    deploy.deploy(resolved)
 except SpecError as error:
     raise pulumi.RunError(error.render()) from None
-
-deploy.deploy(resolved)

@@ -99,6 +99,8 @@ class Filled:
 
     def _piece(self, piece: object) -> str:
         match piece:
+            case SecretPiece(_, _, True):
+                return ""
             case SecretPiece(key, encoding):
                 return encode.encode(self._secret(key), encoding)
             case CaPiece():

@@ -178,6 +178,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _rotate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="NAME [STACK]", help="what to make anew: a secret, or a service")
+    parser.add_argument("--due", action="store_true", help="all that is older than the age the stack file gives it")
+    parser.add_argument("--list", action="store_true", help="every secret: number, age, and what rotating it means")
+    parser.add_argument("--no-prove", action="store_true", help="leave out the proof of use at the end")
+    _json(parser)
+
+
+def _schedule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", action="store_true", help="take the timer away")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written and run, and do nothing")
+    parser.add_argument("--at", metavar="WHEN", default="", help="daily (the default), weekly, or HH:MM each day")
+
+
 def _test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="only what needs no engine: under a minute")
 
@@ -310,6 +324,27 @@ Without a terminal, or with --yes, it asks nothing: flags decide, and defaults d
         run="ops.model:run",
         add=_model,
         takes_stack=False,
+    ),
+    Verb(
+        name="rotate",
+        summary="make secrets anew: one, a service's, or what is due by age; --list shows them",
+        details="""\
+Raises the number of each in the stack file (rotation) and runs up: the new one is made and accepted, all that has it
+moves, and the old one is refused, which is proven. Cut short at any point, the next up ends it. NAME is as --list shows
+it, a service (all it owns or checks), or '*'. With --list and --due the only word is the STACK.""",
+        run="ops.rotate:run",
+        add=_rotate,
+        takes_stack=False,
+        usage="./kit rotate NAME [STACK] | --due [STACK] | --list [STACK] [--json]",
+    ),
+    Verb(
+        name="schedule",
+        summary="a timer that rotates each day what is due by age; --remove takes it away",
+        details="""\
+Installs a systemd timer (root's, or that of your user) that runs ./kit rotate --due, or a line of cron where there is
+no systemd. Running it again changes nothing. What is due says the stack file: rotation, with an age.""",
+        run="ops.schedule:run",
+        add=_schedule,
     ),
     Verb(
         name="test",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.capabilities import VARIABLE as CAPABILITIES
-from ops import imagelock, planview, pulumirun, source, toolchain
+from ops import generations, imagelock, planview, pulumirun, source, toolchain
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.paths import ROOT
@@ -17,7 +17,7 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import catalog, lock
+from stack import catalog, lock, rotation
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
@@ -35,6 +35,7 @@ class Session:
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
         self.adopt = False  # `up --adopt`: data that another state made becomes this one's
+        self.compared = False  # whether the plan's generations of secrets were held against the state's
 
     # ---------------------------------------------------------------------------------------------- the plan
 
@@ -106,14 +107,14 @@ class Session:
 
     def _kept(self, overrides: Mapping[str, Any]) -> list[str]:
         """The services that are not selected (any more) and have data or secrets in the state: they stay there."""
-        protected = self.state.protected()
-        if not protected:
+        lasting = generations.lasting(generations.read(self.state))
+        if not lasting:
             return []
         try:
             plan = load_plan(self.root, self.stack, overrides)
         except SpecError:
             return []  # whoever asks for the plan is told
-        return list(kept(plan, catalog.discover(), protected))
+        return list(kept(plan, catalog.discover(), lasting))
 
     def _overrides(self, *, down: bool) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -155,7 +156,7 @@ class Session:
     def plan(self, *, down: bool = False) -> Plan:
         """The resolved plan. SpecError with every problem when there is none."""
         plan = load_plan(self.root, self.stack, self.overrides(down=down))
-        if lost := unclaimed(plan, self.state.protected()):
+        if lost := unclaimed(plan, generations.lasting(generations.read(self.state))):
             raise SpecError(f"stack {self.stack} has data that nobody declares", lost)
         return plan
 
@@ -172,9 +173,11 @@ class Session:
     def plan_or_problems(self) -> tuple[Plan | None, tuple[Problem, ...]]:
         """The plan, or what is wrong with it."""
         try:
-            return self.plan(), ()
+            plan = self.plan()
         except SpecError as error:
             return None, error.problems
+        self.compared = self.state.checkpoint is not None
+        return plan, generations.backwards(plan, generations.read(self.state))
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
 
@@ -192,6 +195,8 @@ class Session:
         """The CLI, ready to work on this stack's state."""
         self.state.ensure()
         environment = self.state.environment(tools.env, Path(sys.executable))
+        if self.compared:
+            environment.setdefault(rotation.CHECKED, "1")
         if tools.plugin_mode == "airgap":  # older than the SDKs: newer arguments pass a gate
             environment.setdefault(CAPABILITIES, str(self.root / "airgap" / "toolchain" / "capabilities.json"))
         return Pulumi(tools.pulumi, environment, self.state)

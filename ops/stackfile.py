@@ -6,7 +6,7 @@ exactly what was meant. Where that cannot be, nothing is written and the operato
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,41 @@ def save_list(path: Path, project_name: str, key: str, items: Sequence[str]) -> 
     mode = path.stat().st_mode & 0o777
     write_atomically(path, changed)
     path.chmod(mode)
+
+
+def save_items(
+    path: Path, project_name: str, key: str, *, same: Callable[[str], str], items: Mapping[str, str]
+) -> None:
+    """Write these items into a list of a stack file: in the place of the one that `same` names alike, or at the end.
+
+    KitError with what to write when it cannot be done.
+    """
+    path = path.resolve()
+    text = path.read_text(encoding="utf-8")
+    try:
+        changed = with_items(text, project_name, key, same=same, items=items)
+    except (EditError, yaml.YAMLError) as error:
+        lines = "\n".join([f"{project_name}:{key}:", *(f"  - {item}" for item in items.values())])
+        raise KitError(f"{path.name} was not changed: {error}.", f"Write into it, under config:\n{lines}") from error
+    mode = path.stat().st_mode & 0o777
+    write_atomically(path, changed)
+    path.chmod(mode)
+
+
+def with_items(text: str, project_name: str, key: str, *, same: Callable[[str], str], items: Mapping[str, str]) -> str:
+    """The text with each item (by the name that `same` gives it) in its list. EditError when in doubt."""
+    node = _find(text, (f"{project_name}:{key}", key))
+    meant: list[str] = []
+    todo = dict(items)
+    for entry in reversed(node.value if node is not None else []):
+        if not isinstance(entry, yaml.ScalarNode):
+            raise EditError("the list holds more than names")
+        said = str(entry.value)
+        if (name := same(said)) in todo:
+            said = todo.pop(name)
+            text = text[: entry.start_mark.index] + _scalar(said) + text[entry.end_mark.index :]
+        meant.insert(0, said)
+    return with_list(text, project_name, key, [*meant, *(items[name] for name in items if name in todo)])
 
 
 def with_list(text: str, project_name: str, key: str, items: Sequence[str]) -> str:
@@ -82,7 +117,11 @@ def _value(node: yaml.Node | None, name: str) -> yaml.Node | None:
 
 def _scalar(item: str) -> str:
     """As it has to be written to be read as this text."""
-    return item if project.parse(item) == item else f"'{item}'"
+    try:
+        plain = project.parse(item) == item
+    except yaml.YAMLError:
+        plain = False
+    return item if plain else f"'{item}'"
 
 
 def _replaced(text: str, node: yaml.SequenceNode, items: Sequence[str]) -> str:

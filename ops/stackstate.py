@@ -10,7 +10,6 @@ A backend or passphrase that the user's environment names wins over ours.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import secrets
@@ -110,19 +109,6 @@ class StackState:
         if checkpoint is None:
             return None
         return checkpoint.exists() or checkpoint.with_suffix(".json.gz").exists()
-
-    def protected(self) -> frozenset[str]:
-        """The names of the resources in the state that may not be deleted; none where the backend is none of files."""
-        checkpoint = self.checkpoint
-        if checkpoint is None:
-            return frozenset()
-        try:
-            packed = checkpoint.with_suffix(".json.gz")
-            raw = checkpoint.read_bytes() if checkpoint.exists() else gzip.decompress(packed.read_bytes())
-            resources = json.loads(raw)["checkpoint"]["latest"].get("resources") or []
-            return frozenset(item["urn"].rsplit("::", 1)[-1] for item in resources if item.get("protect"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return frozenset()  # none yet, or one that Pulumi will complain about itself
 
     def locks(self) -> list[Lock]:
         """Who holds the stack, by the backend's lock files."""

@@ -6,6 +6,7 @@ while the stack is up: that is what makes `down` different from destroy (docs/ad
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,19 +33,36 @@ from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
-from stack import outputs, settings
+from stack import outputs, rotation, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Provided, Role, Signed
+from stack.model import Generated, IdentityProvider, Provided, Role, Signed, SpecError
 from stack.people import ADMIN_USER
-from stack.plan import Plan, PlannedService, SecretKey
+from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
+
+GENERATIONS = "generations"  # the output: secrets that were rotated, "owner/name" -> generation
 
 
 def deploy(plan: Plan) -> None:
-    """Register everything the plan asks for and export what operators need."""
+    """Register everything the plan asks for and export what operators need.
+
+    SpecError, with nothing registered, when a secret would go back to an earlier generation.
+    """
+    now = {str(secret.key): secret.generation for secret in plan.secrets}
+    if not os.environ.get(rotation.CHECKED) and (found := rotation.backwards(recorded(), now)):
+        raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
     Deployment(plan, runtime.build(plan)).run()
+    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if number > 1})
+
+
+def recorded() -> Mapping[str, int]:
+    """The generations that the stack's last deployment exported, {} before the first."""
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
+    read: Any = pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
+    found = (read.get("outputs") or {}).get(GENERATIONS) or {}
+    return {str(key): int(number) for key, number in found.items()}
 
 
 class Deployment:
@@ -55,6 +73,7 @@ class Deployment:
         self.runtime = planned
         self.host = Host(f"{plan.stack}-host", HostArgs(docker_host=plan.host.docker_host))
         self.secrets: dict[SecretKey, Output[str]] = {}
+        self.previous: dict[SecretKey, Output[str]] = {}  # those before, of secrets that were rotated
         self.volumes: dict[str, DataVolume] = {}
         self.networks: dict[str, Network] = {}
         self.images: dict[str, Image] = {}
@@ -84,8 +103,7 @@ class Deployment:
                 derived.append((secret.key, secret.source))
                 continue
             if isinstance(secret.source, Generated):
-                args = SecretArgs(length=secret.source.length, special=secret.source.special)
-                self.secrets[secret.key] = GeneratedSecret(secret.key.resource_name, args).value
+                self._generated(secret, secret.source)
             # One that the operator has instead leaves the generated one in the state: it may be wanted again.
             if secret.source.config_key in self.plan.settings.provided_secrets:
                 self.secrets[secret.key] = settings.provided_secret(secret.source.config_key)
@@ -93,6 +111,18 @@ class Deployment:
             signing = self.secrets[SecretKey(key.owner, source.key)]
             self.secrets[key] = Output.secret(signing.apply(_signer(source.claims)))
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
+
+    def _generated(self, secret: PlannedSecret, source: Generated) -> None:
+        """The generation in use, the one before, and the first. Of a rotated secret none is protected: each may go."""
+        made: dict[int, Output[str]] = {}
+        for number in rotation.kept(secret.generation):
+            name = rotation.resource_name(secret.key.owner, secret.key.name, number)
+            protect = secret.generation == 1
+            args = SecretArgs(length=source.length, special=source.special, protect=protect)
+            made[number] = GeneratedSecret(name, args).value
+        self.secrets[secret.key] = made[secret.generation]
+        if before := made.get(rotation.previous(secret.generation)):
+            self.previous[secret.key] = before
 
     def _certificates(self) -> None:
         self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
@@ -198,6 +228,7 @@ class Deployment:
                 labels={**step.labels, "aikit.kind": "job"},
                 after=[
                     *self._after(self.runtime.guards(step)),
+                    *self._after(self.runtime.accepted(step)),
                     *(self.deliveries[name].done for name in self.runtime.needed(step) if name in self.deliveries),
                 ],
             ),
@@ -299,8 +330,11 @@ class Deployment:
         match piece:
             case str():
                 return piece
-            case SecretPiece(key, encoding):
-                return self.secrets[key].apply(lambda value: encode.encode(value, encoding))
+            case SecretPiece(key, _, previous) if previous and key not in self.previous:
+                return ""
+            case SecretPiece(key, encoding, previous):
+                value = (self.previous if previous else self.secrets)[key]
+                return value.apply(lambda value: encode.encode(value, encoding))
             case CaPiece():
                 return self.ca.ca_pem
             case _:

@@ -298,11 +298,26 @@ class DatabasePassword:
 
 
 @dataclass(frozen=True)
+class DatabaseUser:
+    """As whom the service logs in to one of its own databases.
+
+    The database's role, or once its password was rotated a login that acts as the role. It goes where the password
+    goes: in a container's variables it comes as a file, so that the two always belong together.
+    """
+
+    database: str
+
+
+@dataclass(frozen=True)
 class SecretValue:
-    """One of the service's own secrets, inside a larger value."""
+    """One of the service's own secrets, inside a larger value.
+
+    previous: the one before it, "" for a secret that was never rotated.
+    """
 
     secret: str
     encoding: Encoding = Encoding.RAW
+    previous: bool = False
 
 
 @dataclass(frozen=True)
@@ -349,6 +364,7 @@ Value = (
     | Ref
     | DatabaseUrl
     | DatabasePassword
+    | DatabaseUser
     | SecretValue
     | ClientId
     | ClientSecret
@@ -409,13 +425,15 @@ FileSource = Template | Static | Derived
 class File:
     """A file delivered to CONFIG_DIR/<name>, owned by the container's user.
 
-    A changed file restarts the container, unless `reload` is True: then the container's `reload` job runs.
+    A changed file restarts the container, unless `reload` is True: then the container's `reload` job runs. live: it is
+    read at the start alone, and a job of the service tells the running program: a change restarts and reloads nothing.
     """
 
     name: str
     source: FileSource
     mode: str = "0400"
     reload: bool = False
+    live: bool = False
 
 
 # --------------------------------------------------------------------------------------------------- secrets
@@ -486,10 +504,41 @@ Delivery = AsFile | AsExport | AsEnv | InTemplate
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Rotated without a gap: the server takes the new secret beside the old one until all who have it have moved.
+
+    Both are jobs of the service. `accept` has the server take the new one; whoever has the secret waits for it.
+    `retire` runs only for a secret that was rotated, after all containers and jobs that have it: it has the server
+    refuse every other, and proves that. Both get KIT_GENERATION; for generation 1 `accept` does the refusing itself.
+    """
+
+    accept: str
+    retire: str
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Rotated by starting again, with the new one, all that has it. notice: what people see of that."""
+
+    notice: str
+
+
+@dataclass(frozen=True)
+class Never:
+    """Not rotated by a number, and why: what to do instead, where anything can be done."""
+
+    reason: str
+
+
+Rotates = Overlap | Restart | Never
+
+
+@dataclass(frozen=True)
 class Secret:
     """A secret of a service, delivered to its container `to`. shared: others may take it through a Ref.
 
     handed_out: people need it for programs of their own, so the stack exports it, as a secret output.
+    rotates: how it is made anew. A service that does not say is one where nobody thought about it: refused.
     """
 
     name: str
@@ -498,6 +547,7 @@ class Secret:
     shared: bool = False
     to: str = "main"
     handed_out: bool = False
+    rotates: Rotates | None = None
 
 
 # ------------------------------------------------------------------------------------------------ containers
@@ -781,10 +831,16 @@ class DatabaseProvider:
     `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated), for a replica
     KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password. Where the Database has them: the
     password of each further role in CONFIG_DIR/logins/<role>, and CONFIG_DIR/setup.sql.
+
+    KIT_USER is the login that gets the password: the role itself, or for a rotated password another one that acts as
+    the role, while the one before goes on. `retire` then runs after all that have the password. It gets KIT_DATABASE,
+    KIT_ROLE and KIT_USER, the password in CONFIG_DIR/password, the one before in CONFIG_DIR/previous and its login in
+    KIT_PREVIOUS_USER: it has the server refuse all other logins of the role, and proves that.
     """
 
     job: Job
     port: str
+    retire: Job | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from stack import rotation
 from stack.model import (
     ContainerSpec,
     Database,
@@ -12,12 +13,14 @@ from stack.model import (
     HostProfile,
     ImagePin,
     ImageSource,
+    Never,
     OidcClient,
     Owned,
     Proof,
     Provided,
     ResourceLimits,
     Role,
+    Rotates,
     Route,
     Secret,
     ServiceSpec,
@@ -43,18 +46,20 @@ class SecretKey:
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}"
 
-    @property
-    def resource_name(self) -> str:
-        """What a generated one is called in Pulumi's state."""
-        return f"{self.owner}-{self.name.replace(':', '-')}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSecret:
-    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc)."""
+    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc).
+
+    keeper: the service that checks it. generation: the one in use, 1 at first. days: after how many it is due.
+    """
 
     key: SecretKey
     source: Generated | Provided | Signed
+    rotates: Rotates
+    keeper: str
+    generation: int = 1
+    days: int | None = None
     handed_out: bool = False
 
 
@@ -169,7 +174,41 @@ class Plan:
     @property
     def secrets(self) -> tuple[PlannedSecret, ...]:
         """Declared and implied ones, of retired services as well: data is often useless without its key."""
-        return tuple(secret for service in self.services for secret in secrets_of(service.spec))
+        found: list[PlannedSecret] = []
+        database_server, login = self.provider(Role.DATABASE), self.provider(Role.IDENTITY)
+        for service in self.services:
+            spec = service.spec
+            for secret in spec.secrets:
+                found.append(self._declared(spec, secret))
+            for database in spec.databases:
+                keeper = database_server.spec if database_server else spec
+                key = database_secret(spec.name, database.name)
+                found.append(self._implied(key, rotation.for_database(keeper), keeper.name))
+            if spec.oidc:
+                keeper = login.spec if login else spec
+                found.append(self._implied(client_secret(spec.name), rotation.LOGINS, keeper.name))
+        return tuple(found)
+
+    def secret(self, key: SecretKey) -> PlannedSecret:
+        """The secret of that key. KeyError when there is none."""
+        for secret in self.secrets:
+            if secret.key == key:
+                return secret
+        raise KeyError(f"no secret {key} in the plan")
+
+    def _declared(self, spec: ServiceSpec, secret: Secret) -> PlannedSecret:
+        how = rotation.how(secret, self.settings.provided_secrets)
+        made = self._made(SecretKey(spec.name, secret.name), secret.source, how, spec.name)
+        return replace(made, handed_out=secret.handed_out)
+
+    def _implied(self, key: SecretKey, how: Rotates, keeper: str) -> PlannedSecret:
+        return self._made(key, Generated(length=32), how, keeper)
+
+    def _made(self, key: SecretKey, source: Generated | Provided | Signed, how: Rotates, keeper: str) -> PlannedSecret:
+        if isinstance(how, Never):
+            return PlannedSecret(key=key, source=source, rotates=how, keeper=keeper)
+        wish = rotation.wish(self.settings.rotation, key.owner, key.name, keeper)
+        return PlannedSecret(key=key, source=source, rotates=how, keeper=keeper, generation=wish.number, days=wish.days)
 
     def host_name(self, route: Route) -> str:
         """The public host name of a route, without a port."""
@@ -181,31 +220,14 @@ class Plan:
         return f"https://{self.host_name(route)}{port}"
 
 
-def secrets_of(spec: ServiceSpec) -> tuple[PlannedSecret, ...]:
-    """The secrets of a service: declared ones, then those that its databases and its client imply."""
-    found = [_declared(spec, secret) for secret in spec.secrets]
-    found += [
-        PlannedSecret(key=database_secret(spec.name, database.name), source=Generated(length=32))
-        for database in spec.databases
-    ]
-    if spec.oidc:
-        found.append(PlannedSecret(key=client_secret(spec.name), source=Generated(length=32)))
-    return tuple(found)
-
-
-def _declared(spec: ServiceSpec, secret: Secret) -> PlannedSecret:
-    key = SecretKey(spec.name, secret.name)
-    return PlannedSecret(key=key, source=secret.source, handed_out=secret.handed_out)
-
-
 def database_secret(owner: str, database: str) -> SecretKey:
     """The password of a database's role."""
-    return SecretKey(owner, f"db:{database}")
+    return SecretKey(owner, f"{rotation.DATABASE_PREFIX}{database}")
 
 
 def client_secret(owner: str) -> SecretKey:
     """The secret of a service's OIDC client."""
-    return SecretKey(owner, "oidc")
+    return SecretKey(owner, rotation.CLIENT)
 
 
 def docker_prefix(stack: str) -> str:

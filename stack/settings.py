@@ -22,6 +22,8 @@ from stack import lock
 from stack import people as persons
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
 from stack.realm import LANGUAGES, ExternalProvider, MailServer, SecondFactor, parse_mail, parse_provider
+from stack.rotation import Wish
+from stack.rotation import parse as parse_rotation
 from stack.words import did_you_mean, listed, shown
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Settings:
     airgap_images: Mapping[str, str] = field(default_factory=dict[str, str])
     image_locks: Mapping[str, ImageLock] = field(default_factory=dict[str, ImageLock])
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    rotation: Mapping[str, Wish] = field(default_factory=dict[str, Wish])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
     second_factor: SecondFactor = SecondFactor.ADMINS
@@ -353,6 +356,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="airgap_images", kind=Kind.ARRAY, check=_reference),
             Key(field="image_locks", kind=Kind.ARRAY, check=_parsed(lock.parse_registry)),
             Key(field="built_locks", kind=Kind.ARRAY, check=_parsed(lock.parse_built)),
+            Key(field="rotation", kind=Kind.ARRAY, check=_parsed(parse_rotation)),
             Key(
                 field="realm",
                 kind=Kind.STRING,
@@ -414,7 +418,15 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 
 # Written as lists of name=value.
 MAPPINGS = frozenset(
-    {"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases", "identity_providers"}
+    {
+        "workflow_parameters",
+        "airgap_images",
+        "image_locks",
+        "built_locks",
+        "model_aliases",
+        "identity_providers",
+        "rotation",
+    }
 )
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.

@@ -19,6 +19,7 @@ from stack.automation.template import (
     Node,
     Parameter,
     RolePassword,
+    RoleUser,
     Slot,
     WorkflowTemplate,
 )
@@ -180,7 +181,7 @@ def _fields(
                     yield Problem(where=place, what=f"{shown(key)} is no configuration key", fix="write it camelCase")
                 if not meaning.strip():
                     yield Problem(where=place, what="does not say where to get it", fix="FromConfig(key, meaning)")
-            case RolePassword(database):
+            case RolePassword(database) | RoleUser(database):
                 if database not in template.databases:
                     fix = f"databases=({database!r},)"
                     yield Problem(where=place, what=f"there is no database {shown(database)}", fix=fix)

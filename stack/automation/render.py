@@ -23,12 +23,14 @@ from stack.automation.template import (
     Node,
     Parameter,
     RolePassword,
+    RoleUser,
     Slot,
     WorkflowTemplate,
 )
 from stack.model import (
     Database,
     DatabasePassword,
+    DatabaseUser,
     File,
     FromSettings,
     InTemplate,
@@ -146,6 +148,8 @@ class _Files:
                 return self.named(f"secret-{key}", SecretValue(secret_name(key)))
             case RolePassword(database):
                 return self.named(f"database-{database}", DatabasePassword(database))
+            case RoleUser(database):
+                return self.named(f"user-{database}", DatabaseUser(database))
             case Ref():
                 wanted = replace(value, start=False)
                 digest = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]

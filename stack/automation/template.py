@@ -68,7 +68,14 @@ class RolePassword:
     database: str
 
 
-Field = str | int | bool | Slot | FromConfig | RolePassword | Ref
+@dataclass(frozen=True)
+class RoleUser:
+    """As whom to log in to one of the template's databases, with the password of its role."""
+
+    database: str
+
+
+Field = str | int | bool | Slot | FromConfig | RolePassword | RoleUser | Ref
 
 
 @dataclass(frozen=True, kw_only=True)

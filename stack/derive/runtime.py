@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from stack import images
+from stack import images, rotation
 from stack.derive import probe
 from stack.derive.order import critical_first
 from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, plain, resolve
@@ -19,6 +19,7 @@ from stack.model import (
     File,
     Job,
     Mount,
+    Overlap,
     Owned,
     Ref,
     ResourceLimits,
@@ -32,6 +33,7 @@ from stack.plan import (
     Database,
     Plan,
     PlannedContainer,
+    PlannedSecret,
     PlannedService,
     SecretKey,
     database_secret,
@@ -225,6 +227,7 @@ class Runtime:
     steps: tuple[ContainerPlan | JobPlan, ...]
     tools_image: str  # delivers files and sets owners
     tools_local: bool
+    rotated: Mapping[SecretKey, str]  # secrets of a later generation -> the job that has their server take it
 
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:
@@ -237,6 +240,14 @@ class Runtime:
     def guards(self, container: ContainerPlan) -> tuple[str, ...]:
         """The service's own jobs that come before the container: unless they succeed, not even its files change."""
         return tuple(job.name for job in self.jobs if job.service == container.service and job.name in container.after)
+
+    def accepted(self, container: ContainerPlan) -> tuple[str, ...]:
+        """Jobs after which the rotated secrets in a container's files are taken: before, it gets none of them.
+
+        One that crashes in between starts with the files that are there.
+        """
+        found = {self.rotated[key] for key in secrets_held(container) if key in self.rotated}
+        return tuple(name for name in container.after if name in found)
 
     def needed(self, container: ContainerPlan) -> tuple[str, ...]:
         """Containers that it needs before it starts, directly or through jobs.
@@ -266,12 +277,17 @@ def build(plan: Plan) -> Runtime:
                 reload = _reload(plan, service, container, planned)
                 steps[reload.name] = reload
         for job in service.spec.jobs:
-            planned_job = _job(plan, service, job)
-            steps[planned_job.name] = planned_job
+            if not _waits_for_rotation(plan, service, job):
+                planned_job = _job(plan, service, job)
+                steps[planned_job.name] = planned_job
     if plan.running:
         for owned in plan.databases:
             database_job = _database_job(plan, owned)
             steps[database_job.name] = database_job
+    rotated = _accepting(plan) if plan.running else {}
+    steps = {name: _after_accepting(step, rotated, steps) for name, step in steps.items()}
+    for retire in _retiring(plan, rotated, tuple(steps.values())):
+        steps[retire.name] = retire
     ordered = critical_first({name: [need for need in step.after if need in steps] for name, step in steps.items()})
     tools_image, tools_local = image_reference(plan.settings, images.TOOLS)
     used = {network.zone for step in steps.values() for network in step.networks}
@@ -288,7 +304,87 @@ def build(plan: Plan) -> Runtime:
         steps=tuple(steps[name] for name in ordered),
         tools_image=tools_image,
         tools_local=tools_local,
+        rotated=rotated,
     )
+
+
+def secrets_in(text: Text) -> frozenset[SecretKey]:
+    """The secrets a text is made of; those of before left aside."""
+    return frozenset(piece.key for piece in text if isinstance(piece, SecretPiece) and not piece.previous)
+
+
+def _accepting(plan: Plan) -> dict[SecretKey, str]:
+    """The secrets of a later generation that servers take beside the one before -> the job that has them do so."""
+    found: dict[SecretKey, str] = {}
+    running = {service.name for service in plan.running}
+    for secret in plan.secrets:
+        if (
+            isinstance(secret.rotates, Overlap)
+            and secret.generation > 1
+            and {secret.key.owner, secret.keeper} <= running
+        ):
+            found[secret.key] = _accept_job(plan, secret, secret.rotates)
+    return found
+
+
+def _after_accepting(
+    step: ContainerPlan | JobPlan,
+    rotated: Mapping[SecretKey, str],
+    steps: Mapping[str, ContainerPlan | JobPlan],
+) -> ContainerPlan | JobPlan:
+    """The step after the jobs that have servers take its rotated secrets, where these do not come after it."""
+    jobs = sorted({rotated[key] for key in secrets_held(step) if key in rotated} - {step.name})
+    first = tuple(name for name in jobs if step.name not in steps[name].after and name not in step.after)
+    return replace(step, after=(*step.after, *first)) if first else step
+
+
+def _accept_job(plan: Plan, secret: PlannedSecret, how: Overlap) -> str:
+    if database := _database_of(secret):
+        return database_job_name(plan, database)
+    return f"{docker_prefix(plan.stack)}{secret.key.owner}-{how.accept}"
+
+
+def _database_of(secret: PlannedSecret) -> str:
+    """The database whose role has the secret as its password, "" for any other secret."""
+    name = secret.key.name
+    return name.removeprefix(rotation.DATABASE_PREFIX) if name.startswith(rotation.DATABASE_PREFIX) else ""
+
+
+def _retiring(
+    plan: Plan, rotated: Mapping[SecretKey, str], steps: Iterable[ContainerPlan | JobPlan]
+) -> Iterator[JobPlan]:
+    """For each rotated secret the job that ends the one before, after all that has the new one."""
+    for key, accept in rotated.items():
+        secret = plan.secret(key)
+        holders = [step.name for step in steps if step.name != accept and key in secrets_held(step)]
+        after = tuple(dict.fromkeys([accept, *holders]))
+        if isinstance(secret.rotates, Overlap):
+            if database := _database_of(secret):
+                yield _database_retire_job(plan, secret, database, after)
+            else:
+                owner = plan.service(key.owner)
+                job = next(job for job in owner.spec.jobs if job.name == secret.rotates.retire)
+                planned = _job(plan, owner, job)
+                yield replace(planned, after=tuple(dict.fromkeys([*planned.after, *after])))
+
+
+def secrets_held(step: ContainerPlan | JobPlan) -> frozenset[SecretKey]:
+    """The secrets that a container or job is given, those of before left aside."""
+    texts = [file.text for file in step.files]
+    texts += step.secret_env.values() if isinstance(step, ContainerPlan) else step.triggers
+    return frozenset(key for text in texts for key in secrets_in(text))
+
+
+def _waits_for_rotation(plan: Plan, service: PlannedService, job: Job) -> bool:
+    """Whether a job ends what a rotation replaces: it comes last, and only after one."""
+    return any(how.retire == job.name for how, _ in _own_rotations(plan, service))
+
+
+def _own_rotations(plan: Plan, service: PlannedService) -> Iterator[tuple[Overlap, int]]:
+    for secret in plan.secrets:
+        own = secret.key.owner == service.name and not _database_of(secret)
+        if own and isinstance(secret.rotates, Overlap):
+            yield secret.rotates, secret.generation
 
 
 def network_name(plan: Plan, zone: Zone) -> str:
@@ -402,7 +498,9 @@ def _environment(
 def _files(
     plan: Plan, service: PlannedService, spec: ContainerSpec, exports: Mapping[str, Text]
 ) -> tuple[FilePlan, ...]:
-    files = [_file(plan, service, file, restarts=not (file.reload and spec.reload)) for file in spec.files]
+    files = [
+        _file(plan, service, file, restarts=not (file.live or (file.reload and spec.reload))) for file in spec.files
+    ]
     for secret in service.spec.secrets:
         if secret.to == spec.name and isinstance(secret.delivery, AsFile):
             text = (SecretPiece(SecretKey(service.name, secret.name)),)
@@ -505,6 +603,14 @@ def _after(plan: Plan, service: PlannedService, values: Iterable[Value], *, uses
     return tuple(dict.fromkeys(names))
 
 
+def _generation(plan: Plan, service: PlannedService, job: Job) -> dict[str, str]:
+    """What the jobs of a secret that overlaps are told."""
+    for how, generation in _own_rotations(plan, service):
+        if job.name in (how.accept, how.retire):
+            return {"KIT_GENERATION": str(generation)}
+    return {}
+
+
 def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
     own = () if job.first else tuple(container.docker_name for container in service.containers)
     uses_databases = bool(service.spec.databases) and not job.first
@@ -514,7 +620,10 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
         service,
         job,
         name=_job_name(plan, service, job),
-        env={name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
+        env={
+            **{name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
+            **_generation(plan, service, job),
+        },
         files=tuple(_file(plan, service, file, restarts=True) for file in job.files),
         after=tuple(dict.fromkeys(after)),
         triggers=tuple(resolve(plan, service, value) for value in job.triggers),
@@ -532,6 +641,7 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         raise LookupError("no selected service has the database role")
     job = provider.spec.database_provider.job
     database = owned.item
+    generation = plan.secret(database_secret(owned.owner, database.name)).generation
     grant = GrantPlan(
         database=database.name,
         role=database.name,
@@ -546,12 +656,39 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         env={
             **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
             **({"KIT_REPLICATION": "1"} if database.replication else {}),
+            "KIT_USER": rotation.login_name(database.name, generation),
         },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + _setup(owned),
         after=tuple(container.docker_name for container in provider.containers),
         triggers=(),
     )
     return replace(planned, grant=grant)
+
+
+def _database_retire_job(plan: Plan, secret: PlannedSecret, database: str, after: tuple[str, ...]) -> JobPlan:
+    """The database provider's other job: the role's older logins are refused, and that is proven."""
+    provider = plan.service(secret.keeper)
+    job = provider.spec.database_provider.retire if provider.spec.database_provider else None
+    if job is None:
+        raise LookupError(f"{secret.keeper} cannot end a login")
+    pieces = {"password": SecretPiece(secret.key), "previous": SecretPiece(secret.key, previous=True)}
+    files = tuple(FilePlan(name=name, text=(piece,), mode="0400", restarts=True) for name, piece in pieces.items())
+    return _job_plan(
+        plan,
+        provider,
+        job,
+        name=f"{database_job_name(plan, database)}-{job.name}",
+        env={
+            **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
+            "KIT_DATABASE": database,
+            "KIT_ROLE": database,
+            "KIT_USER": rotation.login_name(database, secret.generation),
+            "KIT_PREVIOUS_USER": rotation.login_name(database, rotation.previous(secret.generation)),
+        },
+        files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + files,
+        after=after,
+        triggers=(),
+    )
 
 
 def _setup(owned: Owned[Database]) -> tuple[FilePlan, ...]:

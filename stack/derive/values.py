@@ -12,6 +12,7 @@ from stack.model import (
     ClientSecret,
     DatabasePassword,
     DatabaseUrl,
+    DatabaseUser,
     Encoding,
     FromSettings,
     Issuer,
@@ -27,14 +28,25 @@ from stack.model import (
     Value,
 )
 from stack.plan import Plan, PlannedService, SecretKey, client_secret, database_secret
+from stack.rotation import login_name
 
 
 @dataclass(frozen=True)
 class SecretPiece:
-    """A secret in the middle of a text, written in `encoding`."""
+    """A secret in the middle of a text, written in `encoding`. previous: the one before it, "" where there is none."""
 
     key: SecretKey
     encoding: Encoding = Encoding.RAW
+    previous: bool = False
+
+
+class LoginPiece(str):
+    """As whom somebody logs in: known, but delivered with the password, as a file, and not in a container's variables.
+
+    A container that crashes between the delivery of new files and its replacement starts with what belongs together.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -52,8 +64,8 @@ Text = tuple[Piece, ...]
 
 
 def is_plain(text: Text) -> bool:
-    """Whether the text is known now: no secret and no certificate in it."""
-    return all(isinstance(piece, str) for piece in text)
+    """Whether the text is known now and may stand in a variable: no secret, login or certificate in it."""
+    return all(isinstance(piece, str) and not isinstance(piece, LoginPiece) for piece in text)
 
 
 def plain(text: Text) -> str:
@@ -104,11 +116,13 @@ def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
         case DatabaseUrl(database, scheme):
             host, port = _database_endpoint(plan)
             password = SecretPiece(database_secret(owner.name, database), Encoding.URL)
-            return (f"{scheme}://{database}:", password, f"@{host}:{port}/{database}")
+            return (f"{scheme}://{_user(plan, owner.name, database)}:", password, f"@{host}:{port}/{database}")
         case DatabasePassword(database, encoding):
             return (SecretPiece(database_secret(owner.name, database), encoding),)
-        case SecretValue(secret, encoding):
-            return (SecretPiece(SecretKey(owner.name, secret), encoding),)
+        case DatabaseUser(database):
+            return (LoginPiece(_user(plan, owner.name, database)),)
+        case SecretValue(secret, encoding, previous):
+            return (SecretPiece(SecretKey(owner.name, secret), encoding, previous),)
         case ClientId():
             return (owner.name,)
         case ClientSecret(encoding):
@@ -121,6 +135,10 @@ def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
             return (CaPiece(),)
         case LeafCertificates():
             return (LeafPiece(),)
+
+
+def _user(plan: Plan, owner: str, database: str) -> str:
+    return login_name(database, plan.secret(database_secret(owner, database)).generation)
 
 
 def _database_endpoint(plan: Plan) -> tuple[str, int]:

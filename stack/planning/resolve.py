@@ -12,6 +12,7 @@ from stack.model import (
     ContainerSpec,
     DatabasePassword,
     DatabaseUrl,
+    DatabaseUser,
     HostProfile,
     Issuer,
     Job,
@@ -88,6 +89,8 @@ def holders(spec: ServiceSpec) -> Iterator[ContainerSpec | Job]:
     yield from spec.jobs
     if spec.database_provider:
         yield spec.database_provider.job
+        if spec.database_provider.retire:
+            yield spec.database_provider.retire
 
 
 def mentions(spec: ServiceSpec) -> Iterator[Mention]:
@@ -132,7 +135,7 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
         roles.add(Role.IDENTITY)
     if asks_for_login:
         roles.add(Role.FORWARD_AUTH)
-    if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword) for value in values):
+    if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword | DatabaseUser) for value in values):
         roles.add(Role.DATABASE)
     return frozenset(roles) - spec.roles
 

@@ -22,10 +22,13 @@ from stack.model import (
     ContainerSpec,
     DatabasePassword,
     DatabaseUrl,
+    DatabaseUser,
     Http,
     Job,
     LeafCertificates,
+    Never,
     NoBackup,
+    Overlap,
     OwnUrl,
     Problem,
     Provided,
@@ -162,7 +165,7 @@ def wrapper(selection: Selection) -> Iterator[Problem]:
 
 def _why_wrapped(spec: ServiceSpec, container: ContainerSpec) -> str:
     for name, value in container.env.items():
-        if any(_known_late(single) for single in flatten(value)):
+        if any(_known_late(single) or isinstance(single, DatabaseUser) for single in flatten(value)):
             return f"env.{name}"
     for secret in spec.secrets:
         if secret.to == container.name and isinstance(secret.delivery, AsExport):
@@ -195,8 +198,8 @@ def files(selection: Selection) -> Iterator[Problem]:
         for holder in holders(spec):
             delivered = [(file.name, file.mode) for file in holder.files]
             reserved = RESERVED_FILES if isinstance(holder, ContainerSpec) else frozenset[str]()
-            if spec.database_provider and holder is spec.database_provider.job:
-                reserved = frozenset({"password"})
+            if spec.database_provider and holder in (spec.database_provider.job, spec.database_provider.retire):
+                reserved = frozenset({"password", "previous"})
             if isinstance(holder, ContainerSpec):
                 delivered += [
                     (secret.delivery.name, secret.delivery.mode)
@@ -328,6 +331,31 @@ def signed(selection: Selection) -> Iterator[Problem]:
                     yield problem
 
 
+def rotations(selection: Selection) -> Iterator[Problem]:
+    """Who takes two of a secret has the jobs for it; who has the password of a role says as whom it logs in."""
+    for spec in selection.chosen.values():
+        jobs = [job.name for job in spec.jobs]
+        for secret in spec.secrets:
+            how = secret.rotates
+            if isinstance(how, Overlap):
+                for name in (how.accept, how.retire):
+                    problem = absent(at(spec, "secrets", secret.name), "job", name, jobs)
+                    if problem:
+                        yield problem
+            elif isinstance(how, Never) and not how.reason.strip():
+                fix = "say in a few words why it must be"
+                where = at(spec, "secrets", secret.name)
+                yield Problem(where=where, what="is never rotated without a reason", fix=fix)
+        said = {mention.value.database for mention in mentions(spec) if isinstance(mention.value, DatabaseUser)}
+        open_ones = {database.name for database in spec.databases} - said
+        for mention in mentions(spec):
+            if isinstance(mention.value, DatabasePassword) and mention.value.database in open_ones:
+                name = mention.value.database
+                what = f"has the password of {shown(name)}, and a name of its own for whom it is of"
+                fix = f"a rotation changes both: take the name from DatabaseUser({shown(name)})"
+                yield Problem(where=at(spec, mention.path), what=what, fix=fix)
+
+
 def databases(selection: Selection) -> Iterator[Problem]:
     """A database's further roles have passwords, names of their own, and its SQL is there."""
     taken: dict[str, str] = {}
@@ -367,7 +395,7 @@ def own_value(selection: Selection, spec: ServiceSpec, mention: Mention) -> Prob
     match mention.value:
         case OwnUrl(name):
             return absent(where, "route", name, (route.name for route in spec.routes))
-        case DatabaseUrl(name) | DatabasePassword(name):
+        case DatabaseUrl(name) | DatabasePassword(name) | DatabaseUser(name):
             return absent(where, "database", name, (database.name for database in spec.databases))
         case SecretValue(name):
             return absent(where, "secret", name, (secret.name for secret in spec.secrets))
@@ -513,6 +541,7 @@ SERVICE_CHECKS: tuple[Check, ...] = (
     exceptions,
     secrets,
     signed,
+    rotations,
     databases,
     own_values,
     ports,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from stack import images
+from stack import images, rotation
 from stack.automation import render
 from stack.model import (
     ROLE_GROUPS,
@@ -322,6 +322,22 @@ def workflows(selection: Selection) -> Iterator[Problem]:
     yield from render.problems(selection.settings, runs)
 
 
+def rotations(selection: Selection) -> Iterator[Problem]:
+    """What is to be rotated is there and can be."""
+    settings = selection.settings
+    yield from rotation.wrong(
+        settings.rotation,
+        tuple(
+            rotation.candidates(
+                (*selection.chosen.values(), *selection.retired),
+                settings.provided_secrets,
+                selection.provider(Role.DATABASE),
+                selection.provider(Role.IDENTITY),
+            )
+        ),
+    )
+
+
 STACK_CHECKS: tuple[Check, ...] = (
     workflows,
     references,
@@ -330,6 +346,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     routes,
     logins,
     aliases,
+    rotations,
     zones,
     docker_names,
     pins,

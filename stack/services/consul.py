@@ -24,6 +24,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Route,
     Secret,
     SecretValue,
@@ -158,10 +159,26 @@ SERVICE = ServiceSpec(
         ),
     ),
     secrets=(
-        Secret("gossip", Generated(length=48), InTemplate()),
-        Secret("management", Generated(length=48), InTemplate()),
+        Secret(
+            "gossip",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("it starts again; who asks it meanwhile waits or asks again"),
+        ),
+        Secret(
+            "management",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("it starts again; who asks it meanwhile waits or asks again"),
+        ),
         # For whoever asks, and for answers by DNS: it reads the catalogue and changes nothing.
-        Secret("reader", Generated(length=48), InTemplate(), shared=True),
+        Secret(
+            "reader",
+            Generated(length=48),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("it starts again; who asks it meanwhile waits or asks again"),
+        ),
     ),
     volumes=(Volume("data", BackupSet(stop=True)),),
     routes=(Route(name="consul", port="http", access=Access.ADMIN, streaming=True),),

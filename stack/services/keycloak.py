@@ -12,6 +12,7 @@ from stack.model import (
     ContainerSpec,
     Database,
     DatabasePassword,
+    DatabaseUser,
     Encoding,
     File,
     Generated,
@@ -21,12 +22,14 @@ from stack.model import (
     ImageSource,
     InTemplate,
     Job,
+    Never,
     OwnUrl,
     Port,
     Proof,
     Provided,
     Ref,
     ResourceLimits,
+    Restart,
     Role,
     Route,
     Secret,
@@ -67,7 +70,7 @@ metrics-enabled=true
 
 # Run options.
 db-url={database}
-db-username=keycloak
+db-username={user}
 db-password={password}
 db-pool-max-size=20
 hostname={url}
@@ -80,6 +83,7 @@ bootstrap-admin-client-id={bootstrap_client}
 bootstrap-admin-client-secret={bootstrap_secret}
 """,
     database=Ref("postgres", "sql", template="jdbc:postgresql://{host}:{port}/keycloak"),
+    user=DatabaseUser("keycloak"),
     password=DatabasePassword("keycloak", Encoding.PROPERTIES),
     url=OwnUrl("auth"),
     bootstrap_client=BOOTSTRAP_CLIENT,
@@ -87,10 +91,10 @@ bootstrap-admin-client-secret={bootstrap_secret}
 )
 
 
-def _form(client: str, secret: str) -> Template:
+def _form(client: str, secret: str, *, previous: bool = False) -> Template:
     """The request for a token by client credentials."""
     form = f"grant_type=client_credentials&client_id={client}&client_secret={{secret}}"
-    return Template.of(form, secret=SecretValue(secret, Encoding.URL))
+    return Template.of(form, secret=SecretValue(secret, Encoding.URL, previous))
 
 
 # The program's own service client in the master realm.
@@ -185,6 +189,7 @@ SERVICE = ServiceSpec(
                 File(name="keycloak.conf", source=CONFIG),
                 File(name="client.json", source=ADMINISTRATOR),
                 File(name="admin.form", source=_form(ADMIN_CLIENT, ADMIN)),
+                File(name="previous.form", source=_form(ADMIN_CLIENT, ADMIN, previous=True)),
                 File(name="bootstrap.form", source=_form(BOOTSTRAP_CLIENT, BOOTSTRAP)),
             ),
             # For that program, only where nobody is let in: a Keycloak that starts without serving anybody. It takes 20
@@ -195,8 +200,18 @@ SERVICE = ServiceSpec(
         ),
     ),
     secrets=(
-        Secret(BOOTSTRAP, Generated(length=48), InTemplate()),
-        Secret(ADMIN, Generated(length=48), InTemplate()),
+        Secret(
+            BOOTSTRAP,
+            Generated(length=48),
+            InTemplate(),
+            rotates=Never("Keycloak reads it once, when its master realm is made, and it is refused since"),
+        ),
+        Secret(
+            ADMIN,
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("nobody else has it: the program alone logs in with another one"),
+        ),
     ),
     identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=ADMIN, port="http"),
     choices=(

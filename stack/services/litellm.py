@@ -32,6 +32,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Role,
     Route,
     Secret,
@@ -190,8 +191,18 @@ SERVICE = ServiceSpec(
     ),
     secrets=(
         # For LiteLLM's own administration, which no route leads to. It starts with nobody knowing it.
-        Secret("master-key", Generated(length=48), InTemplate()),
-        Secret("session-key", Generated(length=48), InTemplate()),
+        Secret(
+            "master-key",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("the API starts again; keys of people stay as they are"),
+        ),
+        Secret(
+            "session-key",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("the API starts again, and who manages keys logs in once more"),
+        ),
     ),
     databases=(Database("litellm"),),
     routes=(

@@ -17,6 +17,7 @@ from stack.model import (
     ContainerSpec,
     Database,
     DatabasePassword,
+    DatabaseUser,
     Encoding,
     File,
     FromSettings,
@@ -26,12 +27,14 @@ from stack.model import (
     InTemplate,
     Job,
     Mount,
+    Never,
     OwnUrl,
     Port,
     Profile,
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Route,
     Secret,
     SecretValue,
@@ -82,7 +85,7 @@ COMMON: Mapping[str, Value | Template] = {
     "DB_POSTGRESDB_HOST": Ref("postgres", "sql", template="{host}"),
     "DB_POSTGRESDB_PORT": Ref("postgres", "sql", template="{port}"),
     "DB_POSTGRESDB_DATABASE": "n8n",
-    "DB_POSTGRESDB_USER": "n8n",
+    "DB_POSTGRESDB_USER_FILE": "/run/kit/database-user",
     "DB_POSTGRESDB_PASSWORD_FILE": "/run/kit/database-password",
     "DB_POSTGRESDB_POOL_SIZE": "5",
     # The queue. Whatever is run by hand in the editor goes to the workers too: main runs no workflow.
@@ -134,6 +137,7 @@ COMMON: Mapping[str, Value | Template] = {
 FILES = (
     File(name="ca.crt", source=Template((CaCertificate(),)), mode="0444"),
     File(name="encryption-key", source=Template((SecretValue("encryption-key"),))),
+    File(name="database-user", source=Template((DatabaseUser("n8n"),))),
     File(name="database-password", source=Template((DatabasePassword("n8n"),))),
     File(name="runner-token", source=Template((SecretValue("runner-token"),))),
     File(
@@ -298,10 +302,31 @@ SERVICE = ServiceSpec(
     databases=(Database("n8n"),),
     secrets=(
         # Losing it loses every credential that people stored: never made anew, and n8n is not started with another.
-        Secret("encryption-key", Generated(length=48, config_key="n8nEncryptionKey"), InTemplate()),
-        Secret("runner-token", Generated(length=48), InTemplate()),
-        Secret("owner-password", Generated(length=32), InTemplate()),
-        Secret("voucher", Generated(length=48), InTemplate(), shared=True),
+        Secret(
+            "encryption-key",
+            Generated(length=48, config_key="n8nEncryptionKey"),
+            InTemplate(),
+            rotates=Never("it encrypts the credentials that people stored in n8n: with another one they are lost"),
+        ),
+        Secret(
+            "runner-token",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("workers and their runners start again; executions in progress are waited for"),
+        ),
+        Secret(
+            "owner-password",
+            Generated(length=32),
+            InTemplate(),
+            rotates=Never("n8n reads it once, when it gets its owner: change it there, in the owner's account"),
+        ),
+        Secret(
+            "voucher",
+            Generated(length=48),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("the editor is away while n8n starts again; webhooks that main does not answer go on"),
+        ),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=(".cache/*", ".n8n/*.log"))),),
     routes=(

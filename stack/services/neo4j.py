@@ -22,6 +22,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Secret,
     SecretValue,
     ServiceSpec,
@@ -84,6 +85,16 @@ ADOPT = Template(
     )
 )
 
+CHANGE = Template(
+    (
+        '{"statements": [{"statement": "ALTER CURRENT USER SET PASSWORD FROM $old TO $new", "parameters": {"old": ',
+        SecretValue("password", Encoding.JSON, previous=True),
+        ', "new": ',
+        SecretValue("password", Encoding.JSON),
+        "}}]}",
+    )
+)
+
 SERVICE = ServiceSpec(
     name="neo4j",
     summary="Graph database",
@@ -137,12 +148,23 @@ SERVICE = ServiceSpec(
             files=(
                 File(name="graph.sh", source=Static("graph.sh")),
                 File(name="password", source=Template((SecretValue("password"),))),
+                # For a password that was rotated: the server keeps its own, and is given the new one with the old one.
+                File(name="previous", source=Template((SecretValue("password", previous=True),))),
+                File(name="change.json", source=CHANGE),
             ),
             memory_mb=64,
             timeout_s=60,
         ),
     ),
-    secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
+    secrets=(
+        Secret(
+            "password",
+            Generated(length=32),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("it starts again; who asks it meanwhile is refused"),
+        ),
+    ),
     volumes=(Volume("data", BackupSet(exclude=("native/*",), stop=True)),),
     proofs=(
         Proof("a node is written and read again", "stack.proofs.neo4j:graph"),

@@ -33,6 +33,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Role,
     Route,
     Secret,
@@ -158,7 +159,14 @@ SERVICE = ServiceSpec(
             },
         ),
     ),
-    secrets=(Secret("cookie-secret", Generated(length=48), InTemplate()),),
+    secrets=(
+        Secret(
+            "cookie-secret",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("who uses a page behind this login goes through Keycloak once more, without being asked"),
+        ),
+    ),
     oidc=OidcClient(route="login", redirect_paths=(CALLBACK,)),
     forward_auth=ForwardAuth(
         port="http",

@@ -31,6 +31,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Route,
     Secret,
     ServiceSpec,
@@ -188,7 +189,12 @@ SERVICE = ServiceSpec(
     databases=(Database("open-webui", extensions=("vector",)),),
     secrets=(
         # The image reads no file for it, and losing it ends every session.
-        Secret("session-key", Generated(length=48), AsExport("WEBUI_SECRET_KEY")),
+        Secret(
+            "session-key",
+            Generated(length=48),
+            AsExport("WEBUI_SECRET_KEY"),
+            rotates=Restart("the chat starts again, and everybody logs in once more"),
+        ),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*")), seeded=True),),
     routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True),),

@@ -15,9 +15,11 @@ from stack.model import (
     HealthCheck,
     Job,
     Mount,
+    Never,
     NoBackup,
     Port,
     Proof,
+    Ref,
     ResourceLimits,
     Role,
     Secret,
@@ -75,7 +77,12 @@ SERVICE = ServiceSpec(
     secrets=(
         # The image refuses to set up a cluster without it. Nobody uses it: the superuser may only come over
         # the socket, as the operating system's user postgres.
-        Secret("superuser-password", Generated(length=48), AsFile("superuser-password")),
+        Secret(
+            "superuser-password",
+            Generated(length=48),
+            AsFile("superuser-password"),
+            rotates=Never("nothing takes it: the superuser comes over the server's own socket alone, without one"),
+        ),
     ),
     volumes=(
         Volume("data", NoBackup("a copy of a running cluster is no backup: each database is dumped")),
@@ -95,6 +102,22 @@ SERVICE = ServiceSpec(
             timeout_s=120,
         ),
         port="sql",
+        retire=Job(
+            name="retire",
+            image=images.POSTGRES,
+            user="999:999",
+            entrypoint=("/bin/bash", "/run/kit/retire.sh"),
+            command=(),
+            zones=frozenset({Zone.DATA}),  # tries both logins as services do
+            env={
+                "KIT_HOST": Ref("postgres", "sql", template="{host}"),
+                "KIT_PORT": Ref("postgres", "sql", template="{port}"),
+            },
+            files=(File(name="retire.sh", source=Static("retire.sh")),),
+            mounts=(Mount("socket", "/var/run/postgresql"),),
+            memory_mb=64,
+            timeout_s=120,
+        ),
     ),
     proofs=(Proof("no database port answers outside", "stack.proofs.ports:closed"),),
 )

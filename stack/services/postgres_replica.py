@@ -10,6 +10,7 @@ from stack.model import (
     ContainerSpec,
     Database,
     DatabasePassword,
+    DatabaseUser,
     File,
     HealthCheck,
     Job,
@@ -30,11 +31,12 @@ from stack.model import (
 
 ROLE = "postgres-replica"
 SLOT = "postgres_replica"
-CONNECT = f"host={{host}} port={{port}} user={ROLE} dbname={ROLE}"
+CONNECT = f"host={{host}} port={{port}} dbname={ROLE}"
 PRIMARY = Ref("postgres", "sql", template=CONNECT)
 PASSWORD = File(name="password", source=Template((DatabasePassword(ROLE),)))
 
-# No password: it comes with the server's environment (PGPASSWORD), which the log's receiver inherits.
+# Neither login nor password: they come with the server's environment (PGUSER, PGPASSWORD), which the log's receiver
+# inherits.
 FOLLOW = f"""
 primary_conninfo = '{{primary}} application_name={SLOT}'
 primary_slot_name = '{SLOT}'
@@ -58,6 +60,7 @@ SERVICE = ServiceSpec(
                 "PGDATA": "/var/lib/postgresql/data/pgdata",
                 "KIT_PRIMARY": PRIMARY,
                 "KIT_SLOT": SLOT,
+                "PGUSER": DatabaseUser(ROLE),
             },
             files=(
                 File(name="postgresql.conf", source=postgres.config(FOLLOW, primary=PRIMARY)),
@@ -93,6 +96,7 @@ SERVICE = ServiceSpec(
             env={
                 "KIT_PRIMARY": PRIMARY,
                 "KIT_REPLICA": Ref("postgres-replica", "sql", template=CONNECT),
+                "PGUSER": DatabaseUser(ROLE),
             },
             files=(File(name="lag.sh", source=Static("lag.sh")), PASSWORD),
             memory_mb=64,

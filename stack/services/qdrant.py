@@ -22,6 +22,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Secret,
     SecretValue,
     ServiceSpec,
@@ -109,7 +110,15 @@ SERVICE = ServiceSpec(
         ),
     ),
     # It travels in a header: letters and digits only, which all readers take as they are.
-    secrets=(Secret("key", Generated(length=48), InTemplate(), shared=True),),
+    secrets=(
+        Secret(
+            "key",
+            Generated(length=48),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("it starts again, and so does what searches in it"),
+        ),
+    ),
     volumes=(
         Volume("storage", BackupSet(stop=True)),  # a copy of files that are written to is none
         Volume("snapshots", NoBackup("taken by hand, of the storage, which is in the backup")),

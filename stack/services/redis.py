@@ -8,17 +8,11 @@ from stack.derive import redis
 from stack.model import (
     ByTarget,
     ContainerSpec,
-    Encoding,
-    File,
-    Generated,
-    InTemplate,
     Mount,
     NoBackup,
     Port,
     Proof,
     ResourceLimits,
-    Secret,
-    SecretValue,
     ServiceSpec,
     Target,
     Template,
@@ -42,32 +36,33 @@ tcp-keepalive 60
 client-output-buffer-limit pubsub 32mb 8mb 60
 loglevel notice
 """,
-    password=SecretValue("password", Encoding.REDIS),
     # Three quarters of the limit at most: rewriting the append-only file needs the rest.
     ceiling=ByTarget({Target.DEV: "64mb", Target.PI: "64mb", Target.GPU: "384mb"}),
+)
+
+SERVER = ContainerSpec(
+    image=images.REDIS,
+    user="999:999",
+    zones=frozenset({Zone.DATA}),
+    ports=(Port("redis", redis.PORT),),
+    entrypoint=redis.ENTRYPOINT,
+    command=redis.COMMAND,
+    files=redis.files(CONFIG),
+    mounts=(Mount(redis.DATA, redis.FOLDER),),
+    health=redis.HEALTH,
+    limits={
+        Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
+        Target.PI: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
+        Target.GPU: ResourceLimits(memory_mb=512, cpus=1, pids=64),
+    },
 )
 
 SERVICE = ServiceSpec(
     name="redis",
     summary="Sessions, websockets and caches",
-    containers=(
-        ContainerSpec(
-            image=images.REDIS,
-            user="999:999",
-            zones=frozenset({Zone.DATA}),
-            ports=(Port("redis", redis.PORT),),
-            command=("redis-server", "/run/kit/redis.conf"),
-            files=(File(name="redis.conf", source=CONFIG),),
-            mounts=(Mount("data", "/data"),),
-            health=redis.HEALTH,
-            limits={
-                Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
-                Target.PI: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
-                Target.GPU: ResourceLimits(memory_mb=512, cpus=1, pids=64),
-            },
-        ),
-    ),
-    secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
+    containers=(SERVER,),
+    secrets=redis.SECRETS,
+    jobs=redis.jobs("redis", "redis", SERVER),
     volumes=(Volume("data", NoBackup("sessions and caches: people log in again, the rest is computed again")),),
     proofs=(Proof("the session store answers nobody outside", "stack.proofs.ports:closed"),),
 )

@@ -9,16 +9,10 @@ from stack.model import (
     BackupSet,
     ByTarget,
     ContainerSpec,
-    Encoding,
-    File,
-    Generated,
-    InTemplate,
     Mount,
     Port,
     Proof,
     ResourceLimits,
-    Secret,
-    SecretValue,
     ServiceSpec,
     Target,
     Template,
@@ -41,33 +35,34 @@ timeout 0
 tcp-keepalive 60
 loglevel notice
 """,
-    password=SecretValue("password", Encoding.REDIS),
     # Three quarters of the limit at most: rewriting the append-only file needs the rest.
     ceiling=ByTarget({Target.DEV: "64mb", Target.PI: "48mb", Target.GPU: "192mb"}),
+)
+
+SERVER = ContainerSpec(
+    image=images.REDIS,
+    user="999:999",
+    zones=frozenset({Zone.DATA}),
+    ports=(Port("queue", redis.PORT),),
+    entrypoint=redis.ENTRYPOINT,
+    command=redis.COMMAND,
+    files=redis.files(CONFIG),
+    mounts=(Mount(redis.DATA, redis.FOLDER),),
+    health=redis.HEALTH,
+    limits={
+        Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
+        Target.PI: ResourceLimits(memory_mb=64, cpus=0.5, pids=64),
+        Target.GPU: ResourceLimits(memory_mb=256, cpus=1, pids=64),
+    },
 )
 
 SERVICE = ServiceSpec(
     name="redis-queue",
     summary="Job queues, kept apart from caches",
-    containers=(
-        ContainerSpec(
-            image=images.REDIS,
-            user="999:999",
-            zones=frozenset({Zone.DATA}),
-            ports=(Port("queue", redis.PORT),),
-            command=("redis-server", "/run/kit/redis.conf"),
-            files=(File(name="redis.conf", source=CONFIG),),
-            mounts=(Mount("data", "/data"),),
-            health=redis.HEALTH,
-            limits={
-                Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
-                Target.PI: ResourceLimits(memory_mb=64, cpus=0.5, pids=64),
-                Target.GPU: ResourceLimits(memory_mb=256, cpus=1, pids=64),
-            },
-        ),
-    ),
-    secrets=(Secret("password", Generated(length=32), InTemplate(), shared=True),),
+    containers=(SERVER,),
+    secrets=redis.SECRETS,
+    jobs=redis.jobs("redis-queue", "queue", SERVER),
     # Jobs that wait, and the timers of those that repeat. A second may be missing after a crash.
-    volumes=(Volume("data", BackupSet.files()),),
+    volumes=(Volume("data", BackupSet.files(exclude=redis.NO_BACKUP)),),
     proofs=(Proof("the job queue answers nobody outside", "stack.proofs.ports:closed"),),
 )

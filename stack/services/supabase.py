@@ -29,6 +29,7 @@ from stack.model import (
     Proof,
     Ref,
     ResourceLimits,
+    Restart,
     Route,
     Secret,
     SecretValue,
@@ -251,7 +252,15 @@ SERVICE = ServiceSpec(
     ),
     secrets=(
         # Who has it can be anybody here: made anew, both keys and all sessions end.
-        Secret("jwt-secret", Generated(length=64), InTemplate(), shared=True),
+        Secret(
+            "jwt-secret",
+            Generated(length=64),
+            InTemplate(),
+            shared=True,
+            rotates=Restart(
+                "every session ends, and both keys that were handed out are others: ./kit status --show-login"
+            ),
+        ),
         Secret(
             "anon-key",
             Signed(key="jwt-secret", claims={"iss": "supabase", "role": "anon"}),
@@ -266,9 +275,25 @@ SERVICE = ServiceSpec(
             shared=True,
             handed_out=True,
         ),
-        Secret("auth-password", Generated(length=32), InTemplate()),
-        Secret("rest-password", Generated(length=32), InTemplate()),
-        Secret("admin-password", Generated(length=32), InTemplate(), shared=True),
+        Secret(
+            "auth-password",
+            Generated(length=32),
+            InTemplate(),
+            rotates=Restart("new connections to the database fail until the services are back"),
+        ),
+        Secret(
+            "rest-password",
+            Generated(length=32),
+            InTemplate(),
+            rotates=Restart("new connections to the database fail until the services are back"),
+        ),
+        Secret(
+            "admin-password",
+            Generated(length=32),
+            InTemplate(),
+            shared=True,
+            rotates=Restart("new connections to the database fail until the services are back"),
+        ),
     ),
     databases=(
         Database(

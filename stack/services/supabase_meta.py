@@ -17,6 +17,7 @@ from stack.model import (
     Port,
     Proof,
     ResourceLimits,
+    Restart,
     Secret,
     SecretValue,
     ServiceSpec,
@@ -59,6 +60,8 @@ SERVICE = ServiceSpec(
             },
         ),
     ),
-    secrets=(Secret("crypto-key", Generated(length=48), InTemplate(), shared=True),),
+    secrets=(
+        Secret("crypto-key", Generated(length=48), InTemplate(), shared=True, rotates=Restart("the pages start again")),
+    ),
     proofs=(Proof("it answers nobody outside", "stack.proofs.ports:closed"),),
 )

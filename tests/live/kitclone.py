@@ -131,13 +131,13 @@ class Clone:
     def keep(self, arguments: Sequence[str], outcome: Outcome) -> None:
         """A command's output, beside the other artifacts."""
         self.count += 1
-        name = "-".join(word.strip("-") for word in arguments[:3])
+        name = "-".join(word.strip("-") for word in arguments[:3]).replace("/", "-")
         head = f"$ ./kit {' '.join(arguments)}\n"
         tail = f"\n[exit code {outcome.code}, {outcome.seconds:.1f} s]\n"
         (self.log / f"{self.count:02d}-{name}.log").write_text(head + outcome.text + tail, encoding="utf-8")
 
-    def pulumi(self, *arguments: str, timeout: float = 300) -> Outcome:
-        """Plain Pulumi, with the toolchain and the state that ./kit uses."""
+    def pulumi(self, *arguments: str, timeout: float = 300, unset: str = "") -> Outcome:
+        """Plain Pulumi, with the toolchain and the state that ./kit uses; `unset`: without this variable."""
         from ops.session import Session
 
         os_state = os.environ.get("XDG_STATE_HOME")
@@ -153,7 +153,7 @@ class Clone:
         result = subprocess.run(
             [pulumi.program, *arguments, "--non-interactive", "--color", "never"],
             cwd=self.directory,
-            env=pulumi.environment,
+            env={name: value for name, value in pulumi.environment.items() if name != unset},
             capture_output=True,
             text=True,
             timeout=timeout,

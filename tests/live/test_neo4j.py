@@ -146,6 +146,21 @@ def test_the_way_out_that_it_names_gives_the_volume_this_stacks_password(graph: 
     assert "has the password of this stack now" in log and HOSTILE[:12] not in log
 
 
+def test_a_rotated_password_takes_the_place_of_the_one_before(graph: Standing) -> None:
+    query(graph, "CREATE (:Kept {by: 'before the rotation'})")
+    before = graph.trial.values[PASSWORD]
+    graph.trial.previous[PASSWORD] = before
+    graph.trial.values[PASSWORD] = "rotated " + HOSTILE
+    graph.trial.start(graph.container("neo4j"))
+    began = time.monotonic()
+    graph.trial.wait_healthy(graph.container("neo4j"))
+    said = graph.trial.run(graph.job("neo4j-graph"))
+    print(f"neo4j: {time.monotonic() - began:.1f} s from the start to the new password's first answer")
+    assert "has the new password" in said and "removed" in said and HOSTILE[:12] not in said
+    assert query(graph, "MATCH (n:Kept) DETACH DELETE n RETURN count(n)") == 1
+    assert "has the new password" not in graph.trial.run(graph.job("neo4j-graph")), "it is given once"
+
+
 def test_memory_stays_below_the_limit(graph: Standing) -> None:
     used = trial.memory_mb(graph.name("neo4j"))
     print(f"neo4j: {used:.0f} MB, start {graph.trial.started[graph.name('neo4j')]:.1f} s")

@@ -84,6 +84,7 @@ class Trial:
     runtime: Runtime
     authority: Authority
     values: dict[SecretKey, str] = field(default_factory=dict)
+    previous: dict[SecretKey, str] = field(default_factory=dict)  # those before, of secrets that were rotated
     started: dict[str, float] = field(default_factory=dict)
 
     def secret(self, owner: str, name: str) -> str:
@@ -102,6 +103,8 @@ class Trial:
             match piece:
                 case str():
                     parts.append(piece)
+                case SecretPiece(key, _, True):
+                    parts.append(encode(self.previous[key], piece.encoding) if key in self.previous else "")
                 case SecretPiece(key, encoding):
                     parts.append(encode(self.secret(key.owner, key.name), encoding))
                 case CaPiece():

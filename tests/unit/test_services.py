@@ -83,8 +83,9 @@ def test_redis_keeps_below_its_limit(target: Target) -> None:
 
 
 def test_redis_has_no_user_without_a_password_that_can_do_anything() -> None:
-    lines = [line for line in file_text(planned(), "redis", "redis.conf").splitlines() if line.startswith("user ")]
-    assert lines[0].startswith("user default on ><redis/password> ")
+    assert "\naclfile /data/users.acl\n" in file_text(planned(), "redis", "redis.conf")
+    lines = [line for line in file_text(planned(), "redis", "static.acl").splitlines() if line.startswith("user ")]
+    assert lines[1].startswith("user kit on ><redis/access> ")
     assert [line for line in lines if "nopass" in line] == ["user health on nopass resetkeys resetchannels -@all +ping"]
 
 
@@ -129,7 +130,7 @@ def test_a_replica_allows_what_its_primary_allows() -> None:
     assert settings[1].keys() - settings[0].keys() == follows
     assert settings[0] == {name: value for name, value in settings[1].items() if name not in follows}
     assert settings[1]["primary_conninfo"] == (
-        "'host=postgres port=5432 user=postgres-replica dbname=postgres-replica application_name=postgres_replica'"
+        "'host=postgres port=5432 dbname=postgres-replica application_name=postgres_replica'"
     )
 
 

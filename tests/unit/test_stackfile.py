@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.console import KitError
-from ops.stackfile import EditError, save_list, with_list
+from ops.stackfile import EditError, save_items, save_list, with_items, with_list
 
 NAMES = st.lists(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}(:[A-Za-z0-9._-]{1,6})?", fullmatch=True),
@@ -110,3 +110,34 @@ def test_a_saved_file_keeps_its_mode(tmp_path: Path) -> None:
     save_list(path, "ai-kit", "models", ["llama3.2:1b"])
     assert path.stat().st_mode & 0o777 == 0o644
     assert "qwen" not in path.read_text(encoding="utf-8")
+
+
+def first_part(text: str) -> str:
+    return text.partition("=")[0]
+
+
+def test_an_item_of_the_same_name_is_written_in_its_place() -> None:
+    text = "config:\n  ai-kit:rotation:\n    - redis=2  # after the leak\n    - n8n=90d\n  ai-kit:target: dev\n"
+    changed = with_items(
+        text, "ai-kit", "rotation", same=first_part, items={"redis": "redis=3", "qdrant/key": "qdrant/key=2"}
+    )
+    assert changed == text.replace("redis=2 ", "redis=3 ").replace("n8n=90d\n", "n8n=90d\n    - qdrant/key=2\n")
+
+
+def test_items_in_brackets_and_in_no_list_yet() -> None:
+    text = "config:\n  ai-kit:rotation: ['redis=2', n8n=1]\n"
+    assert with_items(text, "ai-kit", "rotation", same=first_part, items={"redis": "redis=3 90d"}) == (
+        "config:\n  ai-kit:rotation: [redis=3 90d, n8n=1]\n"
+    )
+    assert with_items(
+        "config:\n  ai-kit:target: dev\n", "ai-kit", "rotation", same=first_part, items={"*": "*=90d"}
+    ) == ("config:\n  ai-kit:target: dev\n  ai-kit:rotation:\n    - '*=90d'\n")
+
+
+def test_items_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_text("config: {ai-kit:target: dev}\n", encoding="utf-8")
+    with pytest.raises(KitError) as refused:
+        save_items(file, "ai-kit", "rotation", same=first_part, items={"redis": "redis=3"})
+    assert "  - redis=3" in refused.value.fix
+    assert file.read_text(encoding="utf-8") == "config: {ai-kit:target: dev}\n"

@@ -99,7 +99,7 @@ make() {
 }
 
 if ! ours; then
-    login "$(</run/kit/bootstrap.form)" || recover
+    login "$(</run/kit/previous.form)" || login "$(</run/kit/bootstrap.form)" || recover
     make
     ours || stop "$KIT_ADMIN was made, and is refused (${status:-no answer})"
     say "$KIT_ADMIN administers from now on"
@@ -129,6 +129,7 @@ ask GET "$master/users/count"
 wanted 'how many people the master realm has' 200
 people=$answer
 
+if login "$(</run/kit/previous.form)"; then stop "the secret that $KIT_ADMIN had before still gets in"; fi
 if login "$(</run/kit/bootstrap.form)"; then stop "$KIT_BOOTSTRAP still gets in: its credential was not retired"; fi
 if [ -n "$others" ] || [ "$people" != 0 ]; then
     say "$KIT_BOOTSTRAP is refused; besides $KIT_ADMIN there are in the master realm: $people people, administrators: ${others:-none}"

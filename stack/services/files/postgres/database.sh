@@ -2,7 +2,8 @@
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
 # KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is
-# the file /run/kit/password, every byte of it. Further roles that may log in are the files /run/kit/logins/<role>, their
+# the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
+# was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may log in are the files /run/kit/logins/<role>, their
 # passwords inside; /run/kit/setup.sql is what else the database needs, in one transaction. A password reaches psql by an
 # environment variable of this process and the server by the local socket; the session logs no statement, so that it
 # stands in no log even when something fails.
@@ -35,7 +36,24 @@ query --set replication="$replication" <<'SQL'
 \getenv password KIT_PASSWORD
 SELECT format('CREATE ROLE %I', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
-ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE :replication PASSWORD :'password';
+ALTER ROLE :"role" NOSUPERUSER NOCREATEDB NOCREATEROLE :replication;
+\getenv user KIT_USER
+SELECT format('CREATE ROLE %I', :'user')
+ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'user') \gexec
+ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE :replication PASSWORD :'password';
+-- A login that acts as the role: what it makes is the role's, and what the role was told it is told as well. Lists of
+-- quoted names are kept as they are written.
+SELECT format('GRANT %I TO %I', :'role', :'user') WHERE :'role' <> :'user' \gexec
+SELECT format('ALTER ROLE %I %s SET %I TO %s', :'user', coalesce(format('IN DATABASE %I', d.datname), ''), said.name,
+              CASE WHEN said.name ~ '(^search_path|_libraries|_tablespaces)$' THEN said.value
+                   ELSE quote_literal(said.value) END)
+  FROM pg_db_role_setting s
+  JOIN pg_roles r ON r.oid = s.setrole AND r.rolname = :'role'
+  LEFT JOIN pg_database d ON d.oid = s.setdatabase
+ CROSS JOIN LATERAL (SELECT split_part(line, '=', 1) AS name, substr(line, strpos(line, '=') + 1) AS value
+                       FROM unnest(s.setconfig) AS line) AS said
+ WHERE :'role' <> :'user' \gexec
+SELECT format('ALTER ROLE %I SET role TO %L', :'user', :'role') WHERE :'role' <> :'user' \gexec
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 ALTER DATABASE :"database" OWNER TO :"role";
