@@ -472,7 +472,8 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     for change in golang.changes("providers"):
         file = tmp_path / "module" / change["file"]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"package x\nconst {change['from']}\n")
+        with file.open("a") as text:
+            text.write(f"package x\nconst {change['from']}\n")
     return {"PATH": str(tmp_path / "nothing"), "PULUMI_HOME": str(tmp_path / "user"), "AIKIT_TOOLCHAIN": "built"}
 
 
