@@ -42,10 +42,16 @@ def discover(package_dir: Path | None = None) -> tuple[ServiceSpec, ...]:
 def provided_keys(services: Iterable[ServiceSpec]) -> frozenset[str]:
     """The config keys under which services expect secrets from the operator, or take them; workflows' included."""
     services = tuple(services)
-    sources = (secret.source for spec in services for secret in spec.secrets)
+    made_of = (spec for each in services for spec in (each, *_options(each)))
+    sources = (secret.source for spec in made_of for secret in spec.secrets)
     found = (source.config_key for source in sources if not isinstance(source, Signed))
     of_workflows = templates.config_keys() if any(spec.workflow_importer for spec in services) else frozenset[str]()
     return frozenset(key for key in found if key) | of_workflows
+
+
+def _options(spec: ServiceSpec) -> Iterator[ServiceSpec]:
+    """The service as each option of its choices alone would have it."""
+    return (option(spec) for choice in spec.choices for option in choice.options.values())
 
 
 def members(services: Iterable[ServiceSpec], profile: str) -> list[ServiceSpec]:

@@ -7,6 +7,7 @@ Values come from the engine (`from_pulumi`: all strings) or from the files (`fro
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import re
 import zoneinfo
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
+from stack.realm import LANGUAGES, ExternalProvider, MailServer, SecondFactor, parse_mail, parse_provider
 from stack.words import did_you_mean, listed, shown
 
 if TYPE_CHECKING:
@@ -74,6 +76,17 @@ class Settings:
     built_locks: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     realm: str = "kit"
     admin_email: str = "admin@kit.localhost"
+    second_factor: SecondFactor = SecondFactor.ADMINS
+    password_length: int = 12
+    login_failures: int = 10
+    session_idle_minutes: int = 600
+    session_max_minutes: int = 1440
+    token_minutes: int = 5
+    event_days: int = 30
+    login_language: str = "en"
+    identity_providers: Mapping[str, ExternalProvider] = field(default_factory=dict[str, ExternalProvider])
+    mail_server: MailServer | None = None
+    mail_from: str = ""
     api_requests_per_minute: int = 60
     api_webhook: str = ""
     openai_url: str = "https://api.openai.com/v1"
@@ -215,6 +228,14 @@ def _workflow_parameter(value: str) -> tuple[str, str]:
     return name, said
 
 
+def _language(value: str) -> str:
+    if value not in LANGUAGES:
+        near = did_you_mean(value, LANGUAGES)
+        raise UnfitError(f"is no language of the login's pages. {near}They are in: {listed(sorted(LANGUAGES))}")
+    return value
+
+
+_MAIL = _matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example")
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
 _PROFILE = _matching(r"[a-z][a-z0-9-]*", "profile")
@@ -259,8 +280,8 @@ def _page_size(value: int) -> int:
     return value
 
 
-def _lock(parse: Callable[[str], tuple[str, Any]]) -> Check:
-    def check(value: str) -> tuple[str, Any]:
+def _parsed(parse: Callable[[str], Any]) -> Check:
+    def check(value: str) -> Any:
         try:
             return parse(value)
         except ValueError as error:
@@ -317,8 +338,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="emulate", kind=Kind.BOOLEAN, check=_same),
             Key(field="images", kind=Kind.STRING, check=_one_of(ImageSource, "image source")),
             Key(field="airgap_images", kind=Kind.ARRAY, check=_reference),
-            Key(field="image_locks", kind=Kind.ARRAY, check=_lock(lock.parse_registry)),
-            Key(field="built_locks", kind=Kind.ARRAY, check=_lock(lock.parse_built)),
+            Key(field="image_locks", kind=Kind.ARRAY, check=_parsed(lock.parse_registry)),
+            Key(field="built_locks", kind=Kind.ARRAY, check=_parsed(lock.parse_built)),
             Key(
                 field="realm",
                 kind=Kind.STRING,
@@ -330,8 +351,20 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(
                 field="admin_email",
                 kind=Kind.STRING,
-                check=_matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example"),
+                check=_MAIL,
             ),
+            Key(field="second_factor", kind=Kind.STRING, check=_one_of(SecondFactor, "choice")),
+            # 24: so long is the administrator's first password.
+            Key(field="password_length", kind=Kind.INTEGER, check=_between(8, 24, "characters")),
+            Key(field="login_failures", kind=Kind.INTEGER, check=_between(3, 100, "wrong passwords")),
+            Key(field="session_idle_minutes", kind=Kind.INTEGER, check=_between(5, 43_200, "minutes")),
+            Key(field="session_max_minutes", kind=Kind.INTEGER, check=_between(5, 525_600, "minutes")),
+            Key(field="token_minutes", kind=Kind.INTEGER, check=_between(1, 60, "minutes")),
+            Key(field="event_days", kind=Kind.INTEGER, check=_between(1, 3650, "days")),
+            Key(field="login_language", kind=Kind.STRING, check=_language),
+            Key(field="identity_providers", kind=Kind.ARRAY, check=_parsed(parse_provider)),
+            Key(field="mail_server", kind=Kind.STRING, check=_parsed(parse_mail), unset=""),
+            Key(field="mail_from", kind=Kind.STRING, check=_MAIL, unset=""),
             Key(field="api_requests_per_minute", kind=Kind.INTEGER, check=_between(0, 100_000, "requests")),
             Key(
                 field="api_webhook",
@@ -364,7 +397,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 )
 
 # Written as lists of name=value.
-MAPPINGS = frozenset({"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases"})
+MAPPINGS = frozenset(
+    {"workflow_parameters", "airgap_images", "image_locks", "built_locks", "model_aliases", "identity_providers"}
+)
 
 # Keys of earlier versions. A retired key is refused, naming what to write instead.
 RETIRED: Mapping[str, RetiredKey] = MappingProxyType({})
@@ -422,7 +457,8 @@ def load(
             _read(key, raw[name], values, problems, from_engine)
     problems += _profiles(values.get("profiles", ()), profiles)
     provided = _provided(stack, raw, secret_keys, provided_keys, problems)
-    problems += _together(values)
+    unreadable = {problem.where for problem in problems}
+    problems += [problem for problem in _together(values) if problem.where not in unreadable]
     if problems:
         raise SpecError(f"{stack_file(stack)} cannot be planned", tuple(problems))
     return Settings(stack=stack, provided_secrets=provided, **values)
@@ -556,7 +592,30 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
             fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
     problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
+    problems += _sessions(values)
+    problems += _mail(values)
     return problems
+
+
+def _sessions(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A token ends before the session that it was given for, and an unused session before a used one."""
+    order = ("tokenMinutes", "sessionIdleMinutes", "sessionMaxMinutes")
+    for name, longer in itertools.pairwise(order):
+        minutes, limit = (cast("int", values.get(KEYS[each].field, default_of(KEYS[each]))) for each in (name, longer))
+        if minutes > limit:
+            fix = f"is longer than {longer}, which is {limit}: make it {limit} or less, or that one more"
+            yield Problem(where=name, what=str(minutes), fix=fix)
+
+
+def _mail(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """A server and a sender, or neither."""
+    if values.get("mail_server") and not values.get("mail_from"):
+        yield Problem(
+            where="mailFrom", what="is not set", fix="say who the mails of mailServer come from: login@home.example"
+        )
+    if values.get("mail_from") and not values.get("mail_server"):
+        fix = "say who sends the mails: starttls://me@mail.example.org:587, or take mailFrom out"
+        yield Problem(where="mailServer", what="is not set", fix=fix)
 
 
 def _aliases(aliases: Mapping[str, Mapping[str, int]], known: tuple[str, ...]) -> Iterator[Problem]:

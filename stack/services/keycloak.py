@@ -3,9 +3,12 @@
 Upstream: keycloak/keycloak. Facts: docs/services/keycloak.md
 """
 
+from dataclasses import replace
+
 from stack import images
 from stack.model import (
     Access,
+    Choice,
     ContainerSpec,
     Database,
     DatabasePassword,
@@ -20,6 +23,7 @@ from stack.model import (
     OwnUrl,
     Port,
     Proof,
+    Provided,
     Ref,
     ResourceLimits,
     Role,
@@ -33,6 +37,8 @@ from stack.model import (
     Writable,
     Zone,
 )
+from stack.realm import MAIL_PASSWORD_KEY, ProviderKind
+from stack.settings import Settings
 
 ADMIN_CLIENT = "kit-bootstrap"
 BOOTSTRAP = "bootstrap"
@@ -64,6 +70,34 @@ bootstrap-admin-client-secret={admin_secret}
     admin_client=ADMIN_CLIENT,
     admin_secret=SecretValue(BOOTSTRAP, Encoding.PROPERTIES),
 )
+
+
+def _outside(spec: ServiceSpec, *secrets: Secret) -> ServiceSpec:
+    """With a way out, and what is kept secret there."""
+    main = spec.container()
+    others = tuple(container for container in spec.containers if container is not main)
+    why = "it sends mail, or asks another provider, and keeps what it knows in the database"
+    main = replace(main, zones=main.zones | {Zone.EGRESS}, way_out=why)
+    return replace(spec, containers=(main, *others), secrets=(*spec.secrets, *secrets))
+
+
+def _mail(settings: Settings) -> str:
+    if settings.mail_server is None:
+        return "none"
+    return "login" if settings.mail_server.user else "open"
+
+
+def _provider(kind: ProviderKind) -> Choice:
+    """Whether people may log in through a provider of this kind: the server asks it by itself, with its secret."""
+    secret = Secret(f"{kind}-client", Provided(f"{kind}ClientSecret"), InTemplate())
+    return Choice(
+        key="identityProviders",
+        read=lambda settings: kind if kind in settings.identity_providers else "none",
+        options={"none": lambda spec: spec, kind: lambda spec: _outside(spec, secret)},
+    )
+
+
+MAIL_PASSWORD = Secret("mail", Provided(MAIL_PASSWORD_KEY), InTemplate())
 
 SERVICE = ServiceSpec(
     name="keycloak",
@@ -110,10 +144,19 @@ SERVICE = ServiceSpec(
     databases=(Database("keycloak"),),
     secrets=(Secret(BOOTSTRAP, Generated(length=48), InTemplate()),),
     identity_provider=IdentityProvider(admin_client_id=ADMIN_CLIENT, admin_secret=BOOTSTRAP, port="http"),
+    choices=(
+        Choice(
+            key="mailServer",
+            read=_mail,
+            options={"none": lambda spec: spec, "open": _outside, "login": lambda spec: _outside(spec, MAIL_PASSWORD)},
+        ),
+        *(_provider(kind) for kind in ProviderKind),
+    ),
     # Health and metrics live on the management port, which has no route; denied here too, should they move.
     routes=(Route(name="auth", port="http", access=Access.PUBLIC, deny=("/metrics", "/health")),),
     proofs=(
         Proof("a new user logs in", "stack.proofs.keycloak:login"),
         Proof("health and metrics stay inside", "stack.proofs.keycloak:closed"),
+        Proof("administrators are asked for a second factor", "stack.proofs.keycloak:second_factor"),
     ),
 )

@@ -69,7 +69,7 @@ RULES = (
     Rule(
         name="a service file says what, from the vocabulary, the pins and what is derived",
         files=("stack/services/*.py",),
-        only=("stack.model", "stack.images", "stack.derive", "stack.settings"),
+        only=("stack.model", "stack.images", "stack.derive", "stack.realm", "stack.settings"),
     ),
     Rule(
         name="planning needs nothing that is made from a plan",
