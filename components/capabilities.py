@@ -39,6 +39,13 @@ def supported(token: str, arguments: Mapping[str, Any], *, under: str = "") -> d
     return kept
 
 
+def exists(token: str) -> bool:
+    """Whether the plugin has this resource. A plugin that the file does not list is taken to have everything."""
+    listed = _known(os.environ.get(VARIABLE, ""))
+    plugin = token.split(":", 1)[0]
+    return token in listed or not any(each.startswith(f"{plugin}:") for each in listed)
+
+
 def dropped() -> frozenset[tuple[str, str]]:
     """(token, property) of everything this process left out: what only the official plugin proves."""
     return frozenset(_dropped)

@@ -13,16 +13,19 @@ import pulumi
 from pulumi import Input, Output, ResourceOptions
 
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
-from components.common import After, Attachment, Content, Done, VolumeMount
+from components.common import After, Attachment, Content, Done, VolumeMount, duration
 from components.database import Database, DatabaseArgs
 from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
+from components.flows import Flows, FlowsArgs
 from components.host import Host, HostArgs
+from components.identity_provider import Endpoints, IdentityProviderArgs
+from components.identity_provider import IdentityProvider as OtherProvider
 from components.image import Image, ImageArgs
 from components.job import Job, JobArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.network import Network, NetworkArgs
 from components.oidc_client import OidcClient, OidcClientArgs
-from components.realm import AdminUser, Realm, RealmArgs
+from components.realm import AdminUser, Realm, RealmArgs, Smtp
 from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
@@ -31,8 +34,9 @@ from stack import outputs, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Role, Signed
+from stack.model import Generated, IdentityProvider, Provided, Role, Signed
 from stack.plan import Plan, PlannedService, SecretKey
+from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
 
 ADMIN_USER = "admin-user"  # permanent, an administrator of the apps; Keycloak itself is the program's
 
@@ -322,9 +326,11 @@ class Deployment:
                     username=ADMIN_USER, email=self.plan.settings.admin_email, password=self.admin_password
                 ),
                 after=after,
+                **self._rules(service),
             ),
             opts=options,
         )
+        self._logins(service, realm, options)
         for client in oidc.clients(self.plan):
             OidcClient(
                 f"client-{client.client_id}",
@@ -342,6 +348,75 @@ class Deployment:
                 opts=options,
             )
         self._export(provider, admin_url, admin_secret)
+
+    def _rules(self, service: PlannedService) -> dict[str, Any]:
+        """What the settings say about the realm, in the words of RealmArgs."""
+        said = self.plan.settings
+        mail = said.mail_server
+        smtp = mail and Smtp(
+            host=mail.host,
+            port=mail.port,
+            sender=said.mail_from,
+            tls=mail.tls,
+            user=mail.user,
+            password=self._provided(service, MAIL_PASSWORD_KEY) if mail.user else None,
+        )
+        return {
+            "admin_group": ADMIN_GROUP,
+            "everybody_group": EVERYBODY_GROUP,
+            "password_policy": f"length({said.password_length}) and notUsername(undefined) and notEmail(undefined)",
+            "access_token_lifespan": duration(said.token_minutes * 60),
+            "sso_session_idle": duration(said.session_idle_minutes * 60),
+            "sso_session_max": duration(said.session_max_minutes * 60),
+            "login_failures": said.login_failures,
+            "event_days": said.event_days,
+            "language": said.login_language,
+            "relying_party": said.domain,
+            "smtp": smtp,
+            "digest_key": self.digest_key,
+        }
+
+    def _logins(self, service: PlannedService, realm: Realm, options: ResourceOptions) -> None:
+        """How people prove who they are: the second factor, and the other providers."""
+        said = self.plan.settings
+        required_of: dict[str, Input[str]] = {}
+        if said.second_factor is not SecondFactor.OPTIONAL:
+            required_of[ADMIN_GROUP] = realm.admin_group_id
+        if said.second_factor is SecondFactor.EVERYONE:
+            required_of[EVERYBODY_GROUP] = realm.everybody_group_id
+        flows = Flows(
+            "login",
+            FlowsArgs(
+                realm=realm,
+                required_of=required_of,
+                mail=said.mail_server is not None,
+                brokers=bool(said.identity_providers),
+            ),
+            opts=options,
+        )
+        for kind, other in said.identity_providers.items():
+            OtherProvider(
+                f"provider-{kind}",
+                IdentityProviderArgs(
+                    realm=realm,
+                    flows=flows,
+                    kind=kind,
+                    client_id=other.client_id,
+                    client_secret=self._provided(service, other.secret_key),
+                    display_name=other.name,
+                    endpoints=Endpoints(**other.endpoints) if other.endpoints else None,
+                ),
+                opts=options,
+            )
+
+    def _provided(self, service: PlannedService, config_key: str) -> Output[str]:
+        """A secret of the service that the operator set under this key."""
+        name = next(
+            secret.name
+            for secret in service.spec.secrets
+            if isinstance(secret.source, Provided) and secret.source.config_key == config_key
+        )
+        return self.secrets[SecretKey(service.name, name)]
 
     def _identity_runs(self, service: PlannedService) -> After:
         """Keycloak and the way to it, both healthy before the first call."""

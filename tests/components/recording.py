@@ -39,6 +39,7 @@ class Registered:
     protect: bool
     delete_before_replace: bool
     retain_on_delete: bool
+    replacement_trigger: Any
     replace_on_changes: frozenset[str]
     ignore_changes: frozenset[str]
     additional_secret_outputs: frozenset[str]
@@ -125,6 +126,7 @@ class _Monitor(MockMonitor):
                     protect=request.protect,
                     delete_before_replace=request.deleteBeforeReplace,
                     retain_on_delete=request.retainOnDelete,
+                    replacement_trigger=plain(json_format.MessageToDict(request.replacement_trigger)),
                     replace_on_changes=frozenset(request.replaceOnChanges),
                     ignore_changes=frozenset(request.ignoreChanges),
                     additional_secret_outputs=frozenset(request.additionalSecretOutputs),
