@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
@@ -12,6 +14,7 @@ import httpx
 
 from stack.plan import Plan
 from stack.proofs.context import Login, ProofError
+from stack.proofs.totp import Authenticator
 
 TIMEOUT = httpx.Timeout(60, connect=10)
 MAX_REDIRECTS = 20
@@ -24,6 +27,15 @@ def address_of(plan: Plan) -> str:
         return urlsplit(host).hostname or "127.0.0.1"
     bind = plan.settings.bind_address
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether anybody takes connections there."""
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 class Door(httpx.BaseTransport):
@@ -69,18 +81,50 @@ def browser(domain: str, address: str, ca_pem: str) -> httpx.Client:
     )
 
 
-def log_in(visitor: httpx.Client, start: str, issuer: str, username: str, password: str) -> Login:
+@dataclass
+class SecondFactor:
+    """The authenticator app of one person: empty until the issuer asks for one to be set up."""
+
+    app: Authenticator | None = None
+
+    def answer(self, visitor: httpx.Client, page: httpx.Response, issuer: str) -> httpx.Response:
+        """What follows once the pages that ask for a code, or for an app to be set up, are answered. Each once."""
+        for wanted in ("kc-totp-settings-form", "kc-otp-login-form"):
+            while page.is_redirect and _at_next(page, issuer):
+                page = visitor.get(urljoin(str(page.url), page.headers["location"]))
+            forms = forms_of(page, issuer)
+            if forms is None or wanted not in forms.actions:
+                continue
+            if wanted == "kc-totp-settings-form":
+                key = forms.fields["totpSecret"]
+                self.app = Authenticator(key.encode())
+                said = {"totp": self.app.next(), "totpSecret": key, "userLabel": "kit"}
+            elif self.app:
+                said = {"otp": self.app.next()}
+            else:
+                raise ProofError("the identity provider asks for a code of an app that is not ours")
+            page = visitor.post(urljoin(str(page.url), forms.actions[wanted]), data=said)
+        return page
+
+
+def log_in(
+    visitor: httpx.Client, start: str, issuer: str, username: str, password: str, second: SecondFactor | None = None
+) -> Login:
     """Open `start`; fill in the issuer's login form when it is shown. ProofError says what came instead."""
     page = visitor.get(start)
     form = login_form(page, issuer)
     if form is None:
         return Login(browser=visitor, response=page, asked=False)
     page = visitor.post(form, data={"username": username, "password": password, "credentialId": ""})
+    if second:
+        page = second.answer(visitor, page, issuer)
     _refuse_other_pages(page, issuer)
     return Login(browser=visitor, response=page, asked=True)
 
 
-def authorize(visitor: httpx.Client, url: str, issuer: str, username: str, password: str) -> httpx.Response:
+def authorize(
+    visitor: httpx.Client, url: str, issuer: str, username: str, password: str, second: SecondFactor | None = None
+) -> httpx.Response:
     """Open an authorization URL, log in where asked, and return the redirect that carries the code."""
     visitor.follow_redirects = False
     try:
@@ -88,6 +132,8 @@ def authorize(visitor: httpx.Client, url: str, issuer: str, username: str, passw
         form = login_form(page, issuer)
         if form is not None:
             page = visitor.post(form, data={"username": username, "password": password, "credentialId": ""})
+        if second:
+            page = second.answer(visitor, page, issuer)
         for _ in range(MAX_REDIRECTS):
             if not page.is_redirect:
                 _refuse_other_pages(page, issuer)
@@ -103,27 +149,32 @@ def authorize(visitor: httpx.Client, url: str, issuer: str, username: str, passw
 
 def login_form(page: httpx.Response, issuer: str) -> str | None:
     """Where the issuer's login form on this page posts to. None when the page is no login form."""
+    forms = forms_of(page, issuer)
+    action = forms.actions.get("kc-form-login") if forms else None
+    return urljoin(str(page.url), action) if action else None
+
+
+def forms_of(page: httpx.Response, issuer: str) -> Forms | None:
+    """The forms of a page of the issuer; None of a page of anybody else."""
     if not _at(page, issuer):
         return None
-    forms = _Forms()
+    forms = Forms()
     forms.feed(page.text)
-    action = forms.actions.get("kc-form-login")
-    return urljoin(str(page.url), action) if action else None
+    return forms
 
 
 def _refuse_other_pages(page: httpx.Response, issuer: str) -> None:
     """A page of the issuer after the password means that it wants something else, or did not like it."""
     if not _at(page, issuer):
         return
-    words = next(
-        (match.group(1) for pattern in _MESSAGES if (match := re.search(pattern, page.text, re.DOTALL))),
-        "no reason given",
-    )
-    raise ProofError(f"the identity provider did not let the user in ({page.status_code}): {' '.join(words.split())}")
+    found = (match.group(1) for pattern in _MESSAGES for match in re.finditer(pattern, page.text, re.DOTALL))
+    said = (" ".join(re.sub(r"<[^>]*>", " ", words).split()) for words in found)
+    words = next(filter(None, said), "no reason given")
+    raise ProofError(f"the identity provider did not let the user in ({page.status_code}): {words}")
 
 
 _MESSAGES = (
-    r'id="input-error[^"]*"[^>]*>(.*?)<',
+    r'id="input-error[^"]*"[^>]*>(.*?)</',
     r'class="[^"]*kc-feedback-text[^"]*"[^>]*>(.*?)<',
     r'id="kc-error-message"[^>]*>\s*<p[^>]*>(.*?)<',
     r'id="kc-page-title"[^>]*>(.*?)<',
@@ -135,12 +186,23 @@ def _at(page: httpx.Response, issuer: str) -> bool:
     return page.url.host == wanted.host and page.url.path.startswith(wanted.path)
 
 
-class _Forms(HTMLParser):
+def _at_next(page: httpx.Response, issuer: str) -> bool:
+    """Whether a redirect stays with the issuer's login, where there may be more to answer."""
+    target = urljoin(str(page.url), page.headers["location"])
+    return target.startswith(f"{issuer}/login-actions/")
+
+
+class Forms(HTMLParser):
+    """actions: where each form posts to, by its id. fields: what its inputs hold, by their names."""
+
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.actions: dict[str, str] = {}
+        self.fields: dict[str, str] = {}
 
     def handle_starttag(self, tag: str, attrs: Iterable[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
         if tag == "form":
-            found = dict(attrs)
             self.actions[found.get("id") or ""] = found.get("action") or ""
+        elif tag == "input" and found.get("name"):
+            self.fields[found["name"] or ""] = found.get("value") or ""

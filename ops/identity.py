@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
 
 import httpx
 
+from ops import frontdoor
 from stack.outputs import StackOutputs
 from stack.proofs.context import Person, ProofError
+
+_KINDS = {"otp": "the authenticator app", "webauthn": "the passkey", "webauthn-passwordless": "the passkey"}
 
 
 @dataclass
@@ -26,8 +30,12 @@ class Administration:
     _until: float = 0.0
     _sessions: list[str] = field(default_factory=list[str])
 
-    def create(self, person: Person, password: str) -> None:
-        """A user that may log in at once and is asked for nothing more."""
+    def realm(self) -> dict[str, Any]:
+        """The realm: its rules, and the flows that are bound."""
+        return self._call("GET", "").json()
+
+    def create(self, person: Person, password: str, groups: Sequence[str] = ()) -> None:
+        """A user that may log in at once and is asked for nothing more, in these groups beside everybody's."""
         self._call(
             "POST",
             "/users",
@@ -39,6 +47,7 @@ class Administration:
                 "lastName": "Of Use",
                 "enabled": True,
                 "requiredActions": [],
+                "groups": [f"/{group}" for group in groups],
                 "credentials": [{"type": "password", "value": password, "temporary": False}],
             },
         )
@@ -54,13 +63,35 @@ class Administration:
     def remove(self, user_id: str) -> None:
         self._call("DELETE", f"/users/{user_id}", allow=(404,))
 
-    def become(self, username: str, visitor: httpx.Client) -> None:
-        """Give `visitor` a session as this user, whose password and second factor stay their own business."""
-        answer = self._call("GET", "/users", params={"username": username, "exact": "true"})
-        users: list[dict[str, Any]] = answer.json()
+    def user_id(self, username: str) -> str:
+        """The id of the user of exactly that name; ProofError when there is none."""
+        users: list[dict[str, Any]] = self._call("GET", "/users", params={"username": username, "exact": "true"}).json()
         if not users:
             raise ProofError(f"the realm has no user {username}")
-        answer = self._call("POST", f"/users/{users[0]['id']}/impersonation", json={})
+        return str(users[0]["id"])
+
+    def free(self, user_id: str) -> list[str]:
+        """Take away what keeps a person out who still knows the password; what that was.
+
+        The second factors, and the wait after wrong passwords. Sessions end: somebody else may have one of them.
+        """
+        taken: list[str] = []
+        locked: dict[str, Any] = self._call("GET", f"/attack-detection/brute-force/users/{user_id}").json()
+        if locked.get("disabled") or locked.get("numFailures"):
+            self._call("DELETE", f"/attack-detection/brute-force/users/{user_id}")
+            taken.append("the wait after wrong passwords")
+        credentials: list[dict[str, Any]] = self._call("GET", f"/users/{user_id}/credentials").json()
+        for credential in credentials:
+            if credential["type"] != "password":
+                self._call("DELETE", f"/users/{user_id}/credentials/{credential['id']}")
+                label = credential.get("userLabel") or "without a name"
+                taken.append(f"{_KINDS.get(credential['type'], credential['type'])} {label}")
+        self._call("POST", f"/users/{user_id}/logout")
+        return taken
+
+    def become(self, username: str, visitor: httpx.Client) -> None:
+        """Give `visitor` a session as this user, whose password and second factor stay their own business."""
+        answer = self._call("POST", f"/users/{self.user_id(username)}/impersonation", json={})
         host = httpx.URL(self.outputs.issuer).host
         for line in answer.headers.get_list("set-cookie"):
             for name, morsel in SimpleCookie(line).items():
@@ -99,6 +130,14 @@ class Administration:
             self._token = granted["access_token"]
             self._until = time.monotonic() + granted["expires_in"] / 2
         return self._token
+
+
+def administered_at(outputs: StackOutputs) -> str:
+    """The base URL: the listener for this machine where it answers (local engine or tunnel), else the front door."""
+    url = httpx.URL(outputs.admin_url)
+    if frontdoor.answers(url.host, url.port or 443):
+        return outputs.admin_url.rstrip("/")
+    return outputs.issuer.split("/realms/")[0]
 
 
 def _session_id(token: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import secrets
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ import httpx
 
 from ops import frontdoor
 from ops.engine import DockerApi, EngineError
-from ops.identity import Administration
+from ops.identity import Administration, administered_at
 from ops.progress import Progress, Step
 from stack.model import Role
 from stack.outputs import StackOutputs
@@ -160,6 +159,7 @@ class _Run:
         self._administration: Administration | None = None
         self._person: Person | None = None
         self._password = secrets.token_urlsafe(24) + "aA1!"
+        self._second = frontdoor.SecondFactor()
         self._user_browser: httpx.Client | None = None
         self._admin_browser: httpx.Client | None = None
 
@@ -241,32 +241,30 @@ class _Run:
         return client
 
     def administration(self) -> Administration:
-        """Over the listener for this machine where it answers (a local engine or a tunnel), else the front door."""
         if self._administration is None:
-            url = httpx.URL(self.outputs.admin_url)
-            base = self.outputs.issuer.split("/realms/")[0]
-            if _answers(url.host, url.port or 443):
-                base = str(url).rstrip("/")
-            self._administration = Administration(self.stranger(), base, self.outputs)
+            self._administration = Administration(self.stranger(), administered_at(self.outputs), self.outputs)
         return self._administration
 
     def user(self) -> Person:
         if self._person is None:
-            name = PREFIX + secrets.token_hex(5)
-            person = Person(username=name, email=f"{name}@{self.plan.settings.domain}")
-            self.administration().create(person, self._password)
-            self._person = person
+            self._person = self.newcomer(self._password)
         return self._person
+
+    def newcomer(self, password: str, *groups: str) -> Person:
+        name = PREFIX + secrets.token_hex(5)
+        person = Person(username=name, email=f"{name}@{self.plan.settings.domain}")
+        self.administration().create(person, password, groups)
+        return person
 
     def login(self, start: str) -> Login:
         person = self.user()
         visitor = self.user_browser()
-        return frontdoor.log_in(visitor, start, self.outputs.issuer, person.username, self._password)
+        return frontdoor.log_in(visitor, start, self.outputs.issuer, person.username, self._password, self._second)
 
     def authorize(self, url: str) -> httpx.Response:
         person = self.user()
         visitor = self.user_browser()
-        return frontdoor.authorize(visitor, url, self.outputs.issuer, person.username, self._password)
+        return frontdoor.authorize(visitor, url, self.outputs.issuer, person.username, self._password, self._second)
 
     def user_browser(self) -> httpx.Client:
         if self._user_browser is None:
@@ -309,7 +307,7 @@ class _Run:
 
     def exposed(self, port: int) -> str:
         """Who of this stack answers at the port without the plan saying so. What else the machine runs is its own."""
-        if not _answers(self.address, port):
+        if not frontdoor.answers(self.address, port):
             return ""
         declared = self._declared().get(port, "")
         if not self._engine.host.startswith("unix://"):
@@ -399,6 +397,12 @@ class _Context:
     def stranger(self) -> httpx.Client:
         return self._run.stranger()
 
+    def newcomer(self, password: str, *groups: str) -> Person:
+        return self._run.newcomer(password, *groups)
+
+    def realm(self) -> Mapping[str, Any]:
+        return self._run.administration().realm()
+
     def login(self, start: str) -> Login:
         return self._run.login(start)
 
@@ -425,11 +429,3 @@ def _function(target: str) -> Callable[[ProofContext], None]:
     module, _, name = target.partition(":")
     found: Callable[[ProofContext], None] = getattr(importlib.import_module(module), name)
     return found
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True

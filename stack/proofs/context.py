@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -64,6 +64,14 @@ class ProofContext(Protocol):
     @property
     def user(self) -> Person:
         """The throw-away user. Made when first asked for, gone after the run, never an administrator."""
+        ...
+
+    def newcomer(self, password: str, *groups: str) -> Person:
+        """Another throw-away user, who has logged in nowhere yet and is in these groups too. Gone after the run."""
+        ...
+
+    def realm(self) -> Mapping[str, Any]:
+        """The realm as its administration describes it: Keycloak's RealmRepresentation."""
         ...
 
     def step(self, title: str) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
+import time
+from email.utils import parsedate_to_datetime
+from html import unescape
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx
 
 from stack.proofs import ports
 from stack.proofs.context import ProofContext, ProofError, expect, parsed
+from stack.realm import ADMIN_GROUP, BROWSER_FLOW, SecondFactor
 
 # The realm's own public client for the account page.
 CLIENT = "account-console"
+MAX_SKEW_S = 30  # one step of an authenticator app's codes
 
 
 def login(ctx: ProofContext) -> None:
@@ -20,7 +28,9 @@ def login(ctx: ProofContext) -> None:
     issuer = ctx.outputs.issuer
     ctx.step("the issuer describes itself")
     with ctx.stranger() as stranger:
-        described = parsed(stranger.get(f"{issuer}/.well-known/openid-configuration"), "the issuer's description")
+        answer = stranger.get(f"{issuer}/.well-known/openid-configuration")
+        described = parsed(answer, "the issuer's description")
+        right_time(answer)
         if described["issuer"] != issuer:
             raise ProofError(f"the issuer calls itself {described['issuer']}, not {issuer}")
         ctx.step("the login form takes the password")
@@ -59,6 +69,63 @@ def login(ctx: ProofContext) -> None:
         claims = _claims(token["id_token"])
         if claims.get("preferred_username") != ctx.user.username or claims.get("iss") != issuer:
             raise ProofError("the token names somebody else")
+
+
+def second_factor(ctx: ProofContext) -> None:
+    """An administrator does not get in by a password alone, where the stack wants more, and no way leads around it."""
+    wanted = ctx.plan.settings.second_factor
+    ctx.step("the realm logs people in by the stack's own flow")
+    flow = ctx.realm().get("browserFlow")
+    if flow != BROWSER_FLOW:
+        raise ProofError(
+            f"people log in by the flow {flow!r}, which asks administrators for a password alone: ./kit up"
+        )
+    if wanted is SecondFactor.OPTIONAL:
+        ctx.note("asked of nobody: secondFactor is optional")
+        return
+    ctx.step("a new administrator is asked for a second factor")
+    password = secrets.token_urlsafe(24) + "aA1!"
+    person = ctx.newcomer(password, ADMIN_GROUP)
+    account = f"{ctx.outputs.issuer}/account/"
+    query = urlencode(
+        {
+            "client_id": CLIENT,
+            "redirect_uri": account,
+            "response_type": "code",
+            "scope": "openid",
+            "code_challenge": secrets.token_urlsafe(32),
+            "code_challenge_method": "S256",
+        }
+    )
+    with ctx.stranger() as stranger:
+        form = stranger.get(f"{ctx.outputs.issuer}/protocol/openid-connect/auth?{query}")
+        found = re.search(r'id="kc-form-login"[^>]*action="([^"]+)"', form.text)
+        if not found:
+            raise ProofError("there is no login form")
+        said = {"username": person.username, "password": password, "credentialId": ""}
+        page = stranger.post(unescape(found[1]), data=said)
+        if "kc-totp-settings-form" not in page.text:
+            raise ProofError(f"an administrator got to {page.url.host}{page.url.path} without a second factor")
+    ctx.step("a password alone buys no token")
+    with ctx.stranger() as stranger:
+        said = {"grant_type": "password", "client_id": "admin-cli", "username": person.username, "password": password}
+        answer = stranger.post(f"{ctx.outputs.issuer}/protocol/openid-connect/token", data=said)
+        if answer.is_success or "access_token" in answer.text:
+            raise ProofError("a password alone bought a token")
+
+
+def right_time(answer: httpx.Response, now: float | None = None) -> None:
+    """That the server's clock and this one agree: certificates, tokens and the codes of apps all hang on the time."""
+    said = answer.headers.get("date")
+    if not said:
+        return
+    ahead = parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now)
+    if abs(ahead) > MAX_SKEW_S:
+        which = "ahead of" if ahead > 0 else "behind"
+        raise ProofError(
+            f"the stack's clock is {abs(ahead):.0f} s {which} this machine's: one of them is wrong, and tokens and the"
+            " codes of authenticator apps are refused then. On both: timedatectl set-ntp true"
+        )
 
 
 def closed(ctx: ProofContext) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 
+from components.flows import BROWSER, DIRECT_GRANT, FLOWS, SECOND_FACTOR_ROLE, Step
 from stack.derive.oidc import Audience, ClientPlan
+from stack.realm import ADMIN_GROUP
+
+Call = Callable[..., httpx.Response]
 
 
 def make(
@@ -34,6 +38,7 @@ def make(
             headers={"Authorization": ""},
         )
         http.headers["Authorization"] = f"Bearer {new_token.raise_for_status().json()['access_token']}"
+        logins(call, realm)
         call(
             "POST",
             f"/{realm}/users",
@@ -89,3 +94,41 @@ def make(
                     call("POST", f"/{realm}/roles-by-id/{default}/composites", [found]).raise_for_status()
                 else:
                     call("POST", f"/{realm}/users/{admin}/role-mappings/clients/{internal}", [found]).raise_for_status()
+
+
+def logins(call: Call, realm: str) -> None:
+    """The flows that people log in by, as components/flows.py makes them, and the group that it asks more of."""
+    base = f"/{realm}"
+    call("POST", f"{base}/roles", {"name": SECOND_FACTOR_ROLE}).raise_for_status()
+    role = call("GET", f"{base}/roles/{SECOND_FACTOR_ROLE}").json()
+    group = call("POST", f"{base}/groups", {"name": ADMIN_GROUP}).raise_for_status()
+    call("POST", f"{base}/groups/{_made(group)}/role-mappings/realm", [role]).raise_for_status()
+    for alias in (BROWSER, DIRECT_GRANT):
+        flow = {"alias": alias, "providerId": "basic-flow", "topLevel": True, "builtIn": False}
+        call("POST", f"{base}/authentication/flows", flow).raise_for_status()
+        _steps(call, base, alias, FLOWS[alias][1])
+    call("PUT", base, {"browserFlow": BROWSER, "directGrantFlow": DIRECT_GRANT}).raise_for_status()
+
+
+def _steps(call: Call, base: str, parent: str, steps: Sequence[Any]) -> None:
+    flows = f"{base}/authentication/flows"
+    for index, step in enumerate(steps, start=1):
+        executions = f"{flows}/{parent}/executions"
+        if isinstance(step, Step):
+            made = call("POST", f"{executions}/execution", {"provider": step.authenticator}).raise_for_status()
+            execution = _made(made)
+        else:
+            sub = {"alias": step.alias, "type": "basic-flow", "provider": "", "description": ""}
+            flow = _made(call("POST", f"{executions}/flow", sub).raise_for_status())
+            execution = next(each["id"] for each in call("GET", executions).json() if each.get("flowId") == flow)
+        said = {"id": execution, "requirement": step.requirement, "priority": 10 * index}
+        call("PUT", executions, said).raise_for_status()
+        if not isinstance(step, Step):
+            _steps(call, base, step.alias, step.steps)
+        elif step.config:
+            config = {"alias": f"{parent}-{step.authenticator}", "config": dict(step.config)}
+            call("POST", f"{base}/authentication/executions/{execution}/config", config).raise_for_status()
+
+
+def _made(answer: httpx.Response) -> str:
+    return answer.headers["location"].rsplit("/", 1)[-1]

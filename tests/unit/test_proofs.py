@@ -462,7 +462,7 @@ def test_a_port_the_plan_publishes_is_no_leak(monkeypatch: pytest.MonkeyPatch) -
     ingress = next(c for s in plan.services for c in s.containers if c.spec.publish)
     number = ingress.spec.publish[0].external(plan.settings)
     running = [{"Names": [f"/{ingress.docker_name}"], "Ports": [{"PublicPort": number}]}]
-    monkeypatch.setattr(prove, "_answers", lambda *_: True)
+    monkeypatch.setattr(frontdoor, "answers", lambda *_: True)
     monkeypatch.setattr(DockerApi, "get", lambda *_: running)
     run = prove._Run(OUTPUTS, plan, Record())
     assert run.exposed(number) == ""
