@@ -74,6 +74,11 @@ def _status(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _unlock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the user, such as admin-user")
+    parser.add_argument("-s", "--stack", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+
+
 def _workflow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", metavar="NAME", help="of a template, a workflow, or a file")
     parser.add_argument("-s", "--stack", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
@@ -229,6 +234,16 @@ nothing. Exit code 1: something would keep up from working.""",
         summary="act as a user through the front door; fails if anything does not work",
         details="Logs in as a throw-away user, asks a question, looks for an answer, and cleans up after itself.",
         run="ops.proving:run",
+    ),
+    Verb(
+        name="unlock",
+        summary="let a person in again who lost the second factor, or is made to wait",
+        details="""\
+Removes the person's authenticator apps and passkeys, ends the wait after wrong passwords, and ends every session. The
+password stays. At the next login an administrator sets up a new app.""",
+        run="ops.unlock:run",
+        add=_unlock,
+        takes_stack=False,
     ),
     Verb(
         name="workflow",

@@ -110,6 +110,7 @@ class Facts:
     stale_locks: int = 0
     images: str = "registry"
     registries_silent: tuple[str, ...] = ()
+    outside_s: float | None = None  # by how much clocks outside are ahead of ours
     foreign: str = ""
     lost_volumes: tuple[str, ...] = ()
     locks_gone: tuple[Gone, ...] = ()
@@ -382,7 +383,13 @@ def _clock(facts: Facts) -> Check:
             f"says it is {facts.year}: certificates made now would not be valid",
             "sudo timedatectl set-ntp true",
         )
-    return _ok("clock", "plausible")
+    if facts.outside_s is not None and abs(facts.outside_s) > MAX_SKEW_S:
+        return _fail(
+            "clock",
+            f"is {abs(facts.outside_s):.0f} s {'behind' if facts.outside_s > 0 else 'ahead of'} that of others",
+            "tokens, certificates and codes of authenticator apps need the right time: sudo timedatectl set-ntp true",
+        )
+    return _ok("clock", "plausible" if facts.outside_s is None else "right")
 
 
 def _page_size(facts: Facts, plan: Plan | None) -> Iterator[Check]:

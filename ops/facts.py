@@ -40,7 +40,7 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
         engine = pool.submit(engine_facts, session)
         state = pool.submit(_state, session)
         toolchain = pool.submit(_toolchain, session)
-        silent = pool.submit(_silent_registries, session, plan if ask_registries else None)
+        registries = pool.submit(_registries, session, plan if ask_registries else None)
         unresolved = pool.submit(_unresolved, plan)
         found, trouble = engine.result()
         ports = _ports(session, plan) if found and plan and not remote else ()
@@ -61,7 +61,8 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
             toolchain=versions,
             toolchain_missing=missing,
             images=session.chosen_images or source.REGISTRY,
-            registries_silent=silent.result(),
+            registries_silent=registries.result()[0],
+            outside_s=registries.result()[1],
             locks_gone=_gone(session, plan) if found else (),
             gpu=gpu_facts() if plan and plan.host.gpu and not remote else None,
             **facts_of_state,
@@ -261,11 +262,13 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _silent_registries(session: Session, plan: Plan | None) -> tuple[str, ...]:
+def _registries(session: Session, plan: Plan | None) -> tuple[tuple[str, ...], float | None]:
+    """Those that do not answer, and by how much the clocks of those that do are ahead of ours: of the nearest one."""
     if plan is None or session.chosen_images == source.AIRGAP:
-        return ()
-    hosts = source.registry_hosts(pin.repository for pin in used_images(plan))
-    return tuple(item.host for item in source.probe(hosts) if not item.answers)
+        return (), None
+    found = source.probe(source.registry_hosts(pin.repository for pin in used_images(plan)))
+    clocks = [item.clock_s for item in found if item.clock_s is not None]
+    return tuple(item.host for item in found if not item.answers), min(clocks, key=abs, default=None)
 
 
 def _unresolved(plan: Plan | None) -> tuple[str, ...]:

@@ -6,12 +6,15 @@ A later run never switches by itself: a network that fails for a moment must not
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
 
 from ops.registry import API_HOSTS, split
 from ops.stackstate import Choices
@@ -28,6 +31,16 @@ class Probe:
     host: str
     answers: bool
     why: str = ""
+    clock_s: float | None = None  # by how much its clock is ahead of ours; None where it does not say
+
+
+def _ahead(headers: Message | None) -> float | None:
+    """Of an answer's Date, which is whole seconds."""
+    try:
+        said = parsedate_to_datetime(headers["date"]) if headers and headers["date"] else None
+    except ValueError:
+        return None
+    return said.timestamp() - time.time() if said else None
 
 
 def registry_host(repository: str) -> str:
@@ -42,11 +55,11 @@ def registry_hosts(repositories: Iterable[str]) -> tuple[str, ...]:
 def answers(host: str, timeout: float = TIMEOUT_S) -> Probe:
     """Ask a registry for its API version. Whatever it answers, "log in first" included, it is there."""
     try:
-        with urllib.request.urlopen(f"https://{API_HOSTS.get(host, host)}/v2/", timeout=timeout):
-            return Probe(host=host, answers=True)
+        with urllib.request.urlopen(f"https://{API_HOSTS.get(host, host)}/v2/", timeout=timeout) as answer:
+            return Probe(host=host, answers=True, clock_s=_ahead(answer.headers))
     except urllib.error.HTTPError as error:
         error.close()
-        return Probe(host=host, answers=True)
+        return Probe(host=host, answers=True, clock_s=_ahead(error.headers))
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return Probe(host=host, answers=False, why=str(reason))

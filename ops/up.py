@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ops import console, deploying, engine, pids, planview, repair, source, toolchain
+from ops import console, deploying, engine, flowguard, pids, planview, repair, source, toolchain
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.facts import gather
@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
+    flowguard.hold(session, plan, pulumi, outputs, progress, log)
     record_models(session, plan)
     proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
     console.say()

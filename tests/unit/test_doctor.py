@@ -86,6 +86,8 @@ FAILURES = {
     "too few CPUs": (engine(cpus=1), "cpus", "the machine has 1", "ai-kit:cpus: 1"),
     "wrong architecture": (engine(arch="riscv64"), "architecture", "riscv64", "target"),
     "clocks apart": (engine(skew_s=-120.0), "clock", "120 s behind", "set-ntp"),
+    "clock two hours behind": ({"outside_s": 7200.0}, "clock", "7200 s behind", "set-ntp"),
+    "clock two hours ahead": ({"outside_s": -7200.0}, "clock", "7200 s ahead of", "set-ntp"),
     "clock never set": ({"year": 1970}, "clock", "1970", "set-ntp"),
     "disk full": ({"engine_free_mb": 900}, "disk", "900 MB free at /var/lib/docker", "docker image prune"),
     "state's disk full": ({"state_free_mb": 10}, "disk", "10 MB free at /home/me", "free at least"),

@@ -82,7 +82,11 @@ def test_a_refusal_is_an_answer(refusing: int, monkeypatch: pytest.MonkeyPatch) 
         return real(url.replace("https://", "http://"), timeout=timeout)
 
     monkeypatch.setattr(source.urllib.request, "urlopen", plain)
-    assert source.answers(f"127.0.0.1:{refusing}").answers
+    answer = source.answers(f"127.0.0.1:{refusing}")
+    assert answer.answers
+    # It says the time as well: the one clock outside that this machine's can be held against.
+    assert answer.clock_s is not None
+    assert abs(answer.clock_s) < 5
 
 
 def test_silence_is_none_and_does_not_take_long() -> None:
