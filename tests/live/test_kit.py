@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from ops import frontdoor
+from ops.identity import Administration, administered_at
 from ops.stackstate import StackState
 from stack.outputs import StackOutputs
 from tests.live.kitclone import (
@@ -90,13 +91,15 @@ def outputs_of(clone: Clone) -> StackOutputs:
     return StackOutputs.from_dict(json.loads(shown.text))
 
 
-def chat_session(clone: Clone) -> httpx.Client:
-    """Logged in to the chat as the first user, through the front door."""
+def chat_session(clone: Clone, second: frontdoor.SecondFactor) -> httpx.Client:
+    """Logged in to the chat as the first user, through the front door. The first time a second factor is set up."""
     outputs = outputs_of(clone)
     user, password = login_of(clone)
     visitor = frontdoor.browser("kit.localhost", "127.0.0.1", outputs.ca_pem)
-    login = frontdoor.log_in(visitor, f"{outputs.urls['chat']}/oauth/oidc/login", outputs.issuer, user, password)
+    start = f"{outputs.urls['chat']}/oauth/oidc/login"
+    login = frontdoor.log_in(visitor, start, outputs.issuer, user, password, second)
     assert login.asked
+    assert second.app, "an administrator got in by a password alone"
     token = visitor.cookies.get("token")
     assert token, "no token after the login"
     return httpx.Client(
@@ -192,7 +195,8 @@ def test_verbs_start_within_two_seconds(clone: Clone, first: Outcome) -> None:
 
 
 def test_somebody_chats(clone: Clone, first: Outcome, memory: dict[str, Any]) -> None:
-    with chat_session(clone) as session:
+    memory["second"] = frontdoor.SecondFactor()
+    with chat_session(clone, memory["second"]) as session:
         message = {"id": "m1", "role": "user", "content": QUESTION}
         form = {"chat": {"title": "kept", "messages": [message], "history": {"messages": {"m1": message}}}}
         answer = session.post("/api/v1/chats/new", json=form)
@@ -229,6 +233,9 @@ def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any],
         chrome.find_element(By.ID, "username").send_keys(user)
         chrome.find_element(By.ID, "password").send_keys(password)
         chrome.find_element(By.ID, "kc-login").click()
+        wait.until(lambda page: page.find_elements(By.ID, "otp"))
+        chrome.find_element(By.ID, "otp").send_keys(memory["second"].app.next())
+        chrome.find_element(By.ID, "kc-login").click()
         wait.until(lambda page: page.current_url.startswith(outputs.urls["chat"]))
         wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#chat-input, textarea, [contenteditable=true]"))
         for button in chrome.find_elements(By.XPATH, '//button[contains(., "Let\'s Go")]'):
@@ -245,6 +252,18 @@ def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any],
 
 
 # ------------------------------------------------------------------------------------------------ hurt and repaired
+
+
+def test_a_login_flow_dropped_by_hand_is_bound_again_by_one_up(clone: Clone, first: Outcome) -> None:
+    outputs = outputs_of(clone)
+    with frontdoor.browser("kit.localhost", "127.0.0.1", outputs.ca_pem) as client:
+        administration = Administration(client, administered_at(outputs), outputs)
+        ours = administration.realm()
+        administration._call("PUT", "", json={**ours, "browserFlow": "browser"})
+        outcome = clone.kit("up", STACK)
+        assert outcome.code == 0, outcome.text
+        assert "people log in by the flow 'browser'" in outcome.text
+        assert administration.realm()["browserFlow"] == ours["browserFlow"] != "browser"
 
 
 def test_a_crash_heals_by_itself(clone: Clone, first: Outcome) -> None:
@@ -307,7 +326,7 @@ def test_up_brings_back_user_password_and_chat(clone: Clone, first: Outcome, mem
     outcome = clone.kit("up", STACK)
     assert outcome.code == 0, outcome.text
     assert login_of(clone)[1] == memory["password"]
-    with chat_session(clone) as session:
+    with chat_session(clone, memory["second"]) as session:
         kept = session.get(f"/api/v1/chats/{memory['chat']}")
         assert kept.status_code == 200, kept.text
         assert kept.json()["chat"]["messages"][0]["content"] == QUESTION
