@@ -12,7 +12,6 @@ from typing import Any
 import pulumi
 from pulumi import Input, Output, ResourceOptions
 
-from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
 from components.common import After, Attachment, Content, Done, VolumeMount
 from components.database import Database, DatabaseArgs
@@ -326,7 +325,6 @@ class Deployment:
             ),
             opts=options,
         )
-        BuiltinClients("builtin", BuiltinClientsArgs(realm=realm, realm_name=self.plan.settings.realm), opts=options)
         People(
             "people",
             PeopleArgs(
