@@ -626,7 +626,7 @@ class TestPeople:
         file = tmp_path / "realm.json"
         file.write_text(json.dumps(exported), encoding="utf-8")
         found = _kcwarden(file)
-        # Keycloak's own clients are as it makes them (docs/services/keycloak.md). Whether the server is the newest it asks
+        # Its own clients are as Keycloak makes them (docs/services/keycloak.md). Whether the server is the newest it asks
         # the internet: the lock of images answers that, and `./kit images`.
         own = {"account", "account-console", "admin-cli", "broker", "realm-management", "security-admin-console"}
         told = [
