@@ -626,8 +626,8 @@ class TestPeople:
         file = tmp_path / "realm.json"
         file.write_text(json.dumps(exported), encoding="utf-8")
         found = _kcwarden(file)
-        # Its own clients are as Keycloak makes them (docs/services/keycloak.md). Whether the server is the newest it asks
-        # the internet: the lock of images answers that, and `./kit images`.
+        # Its own clients are as Keycloak makes them (docs/services/keycloak.md). Whether the server is the
+        # newest it asks the internet: the lock of images answers that, and `./kit images`.
         own = {"account", "account-console", "admin-cli", "broker", "realm-management", "security-admin-console"}
         told = [
             f"{each['severity']} {each['entity']}: {each['short_description']}"
