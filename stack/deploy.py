@@ -13,7 +13,6 @@ from typing import Any
 import pulumi
 from pulumi import Input, Output, ResourceOptions
 
-from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
 from components.common import After, Attachment, Content, Done, VolumeMount, duration
 from components.database import Database, DatabaseArgs
@@ -375,7 +374,6 @@ class Deployment:
             opts=options,
         )
         self._logins(service, realm, options)
-        BuiltinClients("builtin", BuiltinClientsArgs(realm=realm, realm_name=self.plan.settings.realm), opts=options)
         People(
             "people",
             PeopleArgs(

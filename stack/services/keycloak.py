@@ -103,6 +103,8 @@ ADMINISTRATOR = Template(
         f'{{"clientId": "{ADMIN_CLIENT}", "name": "ai-kit", "description": "Administers for the program",'
         ' "enabled": true, "publicClient": false, "serviceAccountsEnabled": true, "fullScopeAllowed": true,'
         ' "standardFlowEnabled": false, "implicitFlowEnabled": false, "directAccessGrantsEnabled": false,'
+        # Its rights are looked up at each request, not read from the token: a realm that was just made is seen whole.
+        ' "attributes": {"client.use.lightweight.access.token.enabled": "true"},'
         ' "secret": ',
         SecretValue(ADMIN, Encoding.JSON),
         "}",

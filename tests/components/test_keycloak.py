@@ -10,7 +10,6 @@ import pulumi
 import pytest
 
 from components import capabilities
-from components.builtin_clients import BuiltinClients, BuiltinClientsArgs
 from components.keycloak import KeycloakAccess, KeycloakAccessArgs
 from components.oidc_client import OidcClient, OidcClientArgs
 from components.people import People, PeopleArgs, PersonArgs
@@ -158,31 +157,6 @@ class TestPeople:
         ben = recording.one("userGroups:UserGroups", "person-ben-groups").inputs
         assert sorted(ben["groupIds"]) == ["realm-admins-id", "realm-everybody-id"]
         assert anna["exhaustive"] is ben["exhaustive"] is False
-
-
-class TestBuiltinClients:
-    def test_keycloaks_own_clients_are_taken_over_and_lose_what_nobody_needs(self) -> None:
-        def program() -> None:
-            BuiltinClients("builtin", BuiltinClientsArgs(realm=a_realm(), realm_name="kit"))
-
-        recording = record(program)
-        found = {each.inputs["clientId"]: each.inputs for each in recording.all("client:Client")}
-        assert set(found) == {
-            "account",
-            "account-console",
-            "admin-cli",
-            "broker",
-            "realm-management",
-            "security-admin-console",
-        }
-        for name, inputs in found.items():
-            assert inputs["import"] is True, name
-            assert inputs["directAccessGrantsEnabled"] is inputs["implicitFlowEnabled"] is False, name
-            public = inputs["accessType"] == "PUBLIC" and inputs["standardFlowEnabled"]
-            assert not public or inputs["pkceCodeChallengeMethod"] == "S256", name
-        assert found["account"]["validRedirectUris"] == ["/realms/kit/account/*"]
-        assert found["account"]["rootUrl"] == "${authBaseUrl}"
-        assert len(recording.all("ClientOptionalScopes")) == 6
 
 
 class TestOidcClient:
