@@ -20,7 +20,7 @@ def make(
     """The realm, each client with its secret, and `admin-user`. Replaces a realm of that name."""
     import ssl
 
-    with httpx.Client(verify=ssl.create_default_context(cadata=ca_pem), timeout=60, trust_env=False) as http:
+    with httpx.Client(verify=ssl.create_default_context(cadata=ca_pem), timeout=300, trust_env=False) as http:
         token = http.post(
             f"{base}/realms/master/protocol/openid-connect/token",
             data={"grant_type": "client_credentials", "client_id": credentials[0], "client_secret": credentials[1]},

@@ -59,7 +59,7 @@ class Realm:
     def __init__(self, live: Standing) -> None:
         self.outputs = live.outputs
         context = ssl.create_default_context(cadata=self.outputs.ca_pem)
-        self.http = httpx.Client(verify=context, trust_env=False, timeout=120)
+        self.http = httpx.Client(verify=context, trust_env=False, timeout=300)
 
     def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
         outputs = self.outputs
