@@ -238,8 +238,8 @@ def test_no_secret_is_in_plain(place: str, run: Run) -> None:
 def test_gitleaks_finds_nothing_in_what_is_exported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(run.said["pulumi stack export"], encoding="utf-8")
     found = gitleaks("dir", tmp_path)
-    # Its rule for whatever looks random beside a word like "key" takes ciphertexts and keyed digests for secrets. Of ours
-    # the search above knows every one, exactly.
+    # Its rule for whatever looks random beside a word like "key" takes ciphertexts and keyed digests for secrets. The
+    # search above knows every one of ours, exactly.
     assert [finding["RuleID"] for finding in found if finding["RuleID"] != "generic-api-key"] == []
 
 
