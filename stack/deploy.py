@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 from pulumi import Input, Output, ResourceOptions
@@ -59,8 +59,11 @@ def deploy(plan: Plan) -> None:
 def recorded() -> Mapping[str, int]:
     """The generations that the stack's last deployment exported, {} before the first."""
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    read: Any = pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
-    found = (read.get("outputs") or {}).get(GENERATIONS) or {}
+    read = cast(
+        "Mapping[str, Any]", pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
+    )
+    outputs_before = cast("Mapping[str, Any]", read.get("outputs") or {})
+    found = cast("Mapping[str, Any]", outputs_before.get(GENERATIONS) or {})
     return {str(key): int(number) for key, number in found.items()}
 
 
