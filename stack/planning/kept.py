@@ -20,7 +20,7 @@ def persistent_names(stack: str, spec: ServiceSpec) -> frozenset[str]:
 
 
 def kept(plan: Plan, catalog: Iterable[ServiceSpec], lasting: Set[str]) -> tuple[str, ...]:
-    """The services that have something in the state and are not in the plan. lasting: names of what is there to stay."""
+    """The services that have something in the state and are not in the plan. lasting: names of what stays there."""
     selected = {service.name for service in plan.services}
     return tuple(
         sorted(

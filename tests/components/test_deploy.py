@@ -8,7 +8,7 @@ import pytest
 
 from components import capabilities
 from ops import planview
-from stack import deploy
+from stack import deploy, rotation
 from stack.plan import Plan
 from tests.components.recording import record
 
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _official_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(capabilities.VARIABLE, raising=False)
+    monkeypatch.setenv(rotation.CHECKED, "1")  # otherwise it reads what the last deployment exported
 
 
 def resolved(stack: str) -> Plan:
