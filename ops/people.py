@@ -83,8 +83,11 @@ def password(session: Session, plan: Plan, arguments: argparse.Namespace) -> int
     name = arguments.name
     with _opened(session, plan) as admin:
         user = _found(admin, session, name)
-        if name == ADMIN_USER:
-            fix = f"./kit status {session.stack} --show-login shows the one that it was made with"
+        if name == ADMIN_USER and not arguments.reset:
+            fix = (
+                f"./kit status {session.stack} --show-login shows the one that it was made with. Changed and forgotten? "
+                f"./kit people password {name} --reset gives another first one"
+            )
             raise KitError(f"{ADMIN_USER} is the program's own.", fix)
         if not user["enabled"]:
             raise KitError(f"{name} is locked out (enabled: false).", "Let them in first, in the configuration.")
@@ -104,7 +107,7 @@ def password(session: Session, plan: Plan, arguments: argparse.Namespace) -> int
 
 
 def first_password() -> str:
-    """24 characters, about 117 bits, with capital and small letters, digits and dashes, easy to read out."""
+    """23 characters, about 116 bits, with capital and small letters, digits and dashes, easy to read out."""
     while True:
         made = "-".join("".join(secrets.choice(_LETTERS) for _ in range(5)) for _ in range(4))
         if all(any(kind(char) for char in made) for kind in (str.islower, str.isupper, str.isdigit)):
