@@ -78,6 +78,7 @@ while read -r number owner mode seeded; do
     [ "$(stat -c %u:%g "$top")" = "$owner" ] || chown "$owner" "$top"
     [ "0$(stat -c %a "$top")" = "$mode" ] || chmod "$mode" "$top"
     if [ -z "$seeded" ] || [ -n "$(ls -A "$top")" ]; then
+        rm -rf "$top/{MARK}.new" # the service owns this directory: nothing of its making is written through
         printf %s "$KIT_STATE" >"$top/{MARK}.new"
         chmod 0444 "$top/{MARK}.new"
         mv -f "$top/{MARK}.new" "$top/{MARK}"

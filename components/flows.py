@@ -154,10 +154,15 @@ class FlowsArgs:
 
 
 class Flows(pulumi.ComponentResource):
-    """`broker` and `first_login` are for identity providers, and None while there are none."""
+    """`broker` and `first_login` are for identity providers, and None while there are none.
+
+    bound: what may fail comes after it. A run that fails between a change of the realm and the binding leaves
+    Keycloak's own flow.
+    """
 
     broker: pulumi.Output[str] | None = None
     first_login: pulumi.Output[str] | None = None
+    bound: pulumi.Resource
 
     def __init__(self, name: str, args: FlowsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("aikit:keycloak:Flows", name, None, opts)
@@ -184,7 +189,7 @@ class Flows(pulumi.ComponentResource):
         self._made: list[pulumi.Resource] = []
         browser, direct_grant = self._flow(BROWSER, role), self._flow(DIRECT_GRANT, role)
         reset = self._flow(RESET, role) if args.mail else "reset credentials"
-        bound = keycloak.authentication.Bindings(
+        self.bound = keycloak.authentication.Bindings(
             f"{name}-bindings",
             realm_id=self._realm_id,
             browser_flow=browser,
@@ -204,8 +209,7 @@ class Flows(pulumi.ComponentResource):
         )
         if args.brokers:
             self.broker = self._flow(BROKER, role)
-            self.first_login = self._flow(FIRST_LOGIN, role)
-        self.done = bound.id
+            self.first_login = self._flow(FIRST_LOGIN, self._made[-1])
         self.register_outputs({})
 
     def _flow(self, alias: str, role: pulumi.Resource) -> pulumi.Output[str]:
@@ -274,6 +278,9 @@ class Flows(pulumi.ComponentResource):
                     opts=self._child(),
                 )
                 made.append(config)
+                # One thing after the other, also when a flow goes: Keycloak answers 500 to a step's settings that are
+                # deleted while something beside them is.
+                before = [config]
 
     def _child(self, after: Sequence[pulumi.Resource] = (), **more: Any) -> pulumi.ResourceOptions:
         return child(self, after, deleted_with=self._gone_with, **more)

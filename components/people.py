@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_keycloak as keycloak
 
-from components.common import child
+from components.common import After, child
 from components.realm import Realm
 
 
@@ -36,6 +36,7 @@ class PeopleArgs:
     people: Sequence[PersonArgs] = ()
     groups: Sequence[str] = ()
     protect: bool = True
+    after: After = ()
 
 
 class People(pulumi.ComponentResource):
@@ -50,7 +51,7 @@ class People(pulumi.ComponentResource):
                 f"group-{group}",
                 realm_id=realm.realm_id,
                 name=group,
-                opts=child(self, protect=args.protect, deleted_with=gone_with),
+                opts=child(self, args.after, protect=args.protect, deleted_with=gone_with),
             )
             for group in args.groups
         }
@@ -66,6 +67,7 @@ class People(pulumi.ComponentResource):
                 last_name=person.last_name,
                 opts=child(
                     self,
+                    args.after,
                     protect=args.protect,
                     deleted_with=gone_with,
                     # Theirs: what they chose themselves, what they are still asked for, whom they come in through.

@@ -32,7 +32,7 @@ def take_down(session: Session) -> int:
     progress = Progress()
     log = log_file(session, "down")
     session.write_config(pulumi, down=True)
-    repair.prepare(session, pulumi, progress, log)
+    repair.prepare(session, pulumi, progress, log, plan)
     digest = deploying.update(session, pulumi, progress, log, f"taking stack {session.stack} down")
     kept = look(session.docker.get, session.stack).data_volumes
     name = "" if session.stack == "dev" else f" {session.stack}"

@@ -8,6 +8,7 @@ where it cannot.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def hold(
             f"people log in by the flow {flow!r} instead of {BROWSER_FLOW!r}: a password alone lets administrators in.",
             "Somebody, or something, binds it again and again: look at the realm's admin events, then ./kit up again.",
         )
+
+
+def after_failure(session: Session, plan: Plan, pulumi: Pulumi, progress: Progress, log: Path) -> None:
+    """A run that failed may have changed the realm and not bound our flow again. Raises nothing: its failure counts."""
+    if plan.provider(Role.IDENTITY) is None or plan.settings.down:
+        return
+    with suppress(KitError, KeyError, TypeError, ValueError):
+        if bound(plan, StackOutputs.from_dict(pulumi.outputs())) == BROWSER_FLOW:
+            return
+        console.warn("the failed run left a login that asks for a password alone: binding ours again")
+        refresh(pulumi, log)
+        urns = [str(each["urn"]) for each in pulumi.export().get("resources") or [] if each["type"] == BINDINGS]
+        only = [word for urn in urns for word in ("--target", urn)]
+        deploying.update(session, pulumi, progress, log, "binding the login flow", *only)
 
 
 def bound(plan: Plan, outputs: StackOutputs) -> str:

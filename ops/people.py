@@ -85,10 +85,15 @@ def password(session: Session, plan: Plan, arguments: argparse.Namespace) -> int
         user = _found(admin, session, name)
         if name == ADMIN_USER and not arguments.reset:
             fix = (
-                f"./kit status {session.stack} --show-login shows the one that it was made with. Changed and forgotten? "
-                f"./kit people password {name} --reset gives another first one"
+                f"./kit status {session.stack} --show-login shows the one that it was made with. Changed "
+                f"and forgotten? ./kit people password {name} --reset sets that one back"
             )
             raise KitError(f"{ADMIN_USER} is the program's own.", fix)
+        if name == ADMIN_USER:  # proofs act as it, and a page that asks for another password would stop them
+            admin.set_password(user["id"], admin.outputs.admin_password)
+            admin.sign_out(user["id"])
+            console.done(f"{name} has the password again that ./kit status {session.stack} --show-login shows")
+            return 0
         if not user["enabled"]:
             raise KitError(f"{name} is locked out (enabled: false).", "Let them in first, in the configuration.")
         if _password_of(admin, user) == "their own" and not arguments.reset:
@@ -107,9 +112,9 @@ def password(session: Session, plan: Plan, arguments: argparse.Namespace) -> int
 
 
 def first_password() -> str:
-    """23 characters, about 116 bits, with capital and small letters, digits and dashes, easy to read out."""
+    """27 characters, about 139 bits, with capital and small letters, digits and dashes, easy to read out."""
     while True:
-        made = "-".join("".join(secrets.choice(_LETTERS) for _ in range(5)) for _ in range(4))
+        made = "-".join("".join(secrets.choice(_LETTERS) for _ in range(6)) for _ in range(4))
         if all(any(kind(char) for char in made) for kind in (str.islower, str.isupper, str.isdigit)):
             return made
 
@@ -164,7 +169,7 @@ def readmit(api: DockerApi, plan: Plan, exported: Mapping[str, Any]) -> bool:
                 return False
         for job in provider.spec.jobs:
             run_again(api, f"{docker_prefix(plan.stack)}{provider.name}-{job.name}")
-    except (httpx.HTTPError, ProofError, ValueError):
+    except (httpx.HTTPError, ProofError, ValueError, KitError):
         return False
     return True
 
@@ -174,11 +179,14 @@ def sign_out_locked(plan: Plan, exported: Mapping[str, Any]) -> None:
     locked = [person.username for person in plan.settings.people if not person.enabled]
     if not locked:
         return
-    with administration(plan, StackOutputs.from_dict(exported)) as admin:
-        for name in locked:
-            user = admin.user(name)
-            if user:
-                admin.sign_out(user["id"])
+    try:
+        with administration(plan, StackOutputs.from_dict(exported)) as admin:
+            for name in locked:
+                user = admin.user(name)
+                if user:
+                    admin.sign_out(user["id"])
+    except (httpx.HTTPError, ProofError) as error:
+        raise KitError(f"not known to be signed out: {', '.join(locked)}: {error}", "./kit up tries again.") from error
 
 
 def _found(admin: Administration, session: Session, name: str) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def _opened(session: Session, plan: Plan) -> Iterator[Administration]:
     try:
         with administration(plan, outputs) as admin:
             yield admin
-    except ProofError as error:
+    except (httpx.HTTPError, ProofError) as error:
         raise KitError(f"the identity provider could not be asked: {error}", f"./kit status {session.stack}") from error
 
 

@@ -14,6 +14,7 @@ from ops.console import KitError
 from ops.generations import Held
 from ops.paths import ROOT
 from ops.session import Session
+from ops.stackstate import config_value
 from stack import rotation
 from stack.model import Never
 from stack.plan import Plan, PlannedSecret, SecretKey
@@ -56,12 +57,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         say(found, as_json=arguments.json)
         return 0
+    if arguments.due and config_value(session.state.merged_config(), session.state.project, "down"):
+        console.say(f"stack {stack} is down: what is due waits for ./kit up {stack}")
+        return 0
+    again = argparse.Namespace(stack=stack, no_prove=arguments.no_prove)
+    if session.state.rotating.exists():
+        # Another number now would leave behind a server that has not come to the last one.
+        console.note("the last rotation was cut short: it is finished first")
+        if code := up.run(again):
+            return code
+        session = Session(stack)
+        plan = session.plan()
+        found = rows(plan, held(session, plan), datetime.now(UTC))
     chosen = due(found) if arguments.due else named(found, name)
     if not chosen:
         console.say("nothing is due")
         return 0
     save(session, plan, chosen)
-    return up.run(argparse.Namespace(stack=stack, no_prove=arguments.no_prove))
+    session.state.ensure()
+    session.state.rotating.touch()
+    return up.run(again)
 
 
 def words(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -90,7 +105,9 @@ def held(session: Session, plan: Plan) -> Mapping[SecretKey, Held]:
 def rows(plan: Plan, known: Mapping[SecretKey, Held], now: datetime) -> list[Row]:
     """Every secret of the plan, by name."""
     found: list[Row] = []
-    for secret in sorted(plan.secrets, key=lambda secret: str(secret.key)):
+    # Of what is kept and does not run nothing is made anew: its server would not be told, and keep the old one.
+    resting = {service.name for service in plan.services if service.retired}
+    for secret in sorted((s for s in plan.secrets if s.key.owner not in resting), key=lambda s: str(s.key)):
         made = known[secret.key].made if secret.key in known else None
         days = None if made is None else (now - made).days
         late = secret.days is not None and days is not None and days >= secret.days

@@ -23,7 +23,18 @@ SPREAD = "30min"
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 
 # What of the environment decides on which state and engine a verb works.
-CARRIED = ("XDG_STATE_HOME", "XDG_CACHE_HOME", "PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE_FILE", "DOCKER_HOST")
+CARRIED = (
+    "XDG_STATE_HOME",
+    "XDG_CACHE_HOME",
+    "PULUMI_BACKEND_URL",
+    "PULUMI_CONFIG_PASSPHRASE_FILE",
+    "DOCKER_HOST",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
 
 Runner = Callable[[Sequence[str], str], str]
 
@@ -233,8 +244,10 @@ def _cron(machine: Machine, clone: Path, arguments: argparse.Namespace, when: st
 
 def _run(argv: Sequence[str], text: str) -> str:
     """A program's output. KitError with what it said when it fails; an empty crontab is none."""
-    done = subprocess.run(list(argv), input=text, capture_output=True, text=True, check=False)
-    if done.returncode and list(argv) != ["crontab", "-l"]:
+    english = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(list(argv), input=text, capture_output=True, text=True, check=False, env=english)
+    # Whatever else keeps the crontab from being read must not end in writing a new one over it.
+    if done.returncode and not (list(argv) == ["crontab", "-l"] and "no crontab" in done.stderr.lower()):
         said = (done.stderr or done.stdout).strip()
         raise KitError(f"{shlex.join(argv)} failed: {said.splitlines()[0] if said else 'no message'}", said)
     return done.stdout if done.returncode == 0 else ""

@@ -111,7 +111,8 @@ class Session:
         if not lasting:
             return []
         try:
-            plan = load_plan(self.root, self.stack, overrides)
+            # What is to be rotated may be of those that are kept, which are not known yet.
+            plan = load_plan(self.root, self.stack, {**overrides, "rotation": []})
         except SpecError:
             return []  # whoever asks for the plan is told
         return list(kept(plan, catalog.discover(), lasting))

@@ -3,7 +3,7 @@
     $XDG_STATE_HOME/ai-kit/backend/           Pulumi's file backend
     $XDG_STATE_HOME/ai-kit/passphrase         what encrypts the secrets in it, mode 0600, made once
     $XDG_STATE_HOME/ai-kit/stacks/<stack>/    Pulumi.<stack>.yaml (the merged copy), choices.json, settled.json,
-                                              images.lock.json, ca.pem, logs/
+                                              rotating, images.lock.json, ca.pem, logs/
 
 A backend or passphrase that the user's environment names wins over ours.
 """
@@ -73,6 +73,11 @@ class StackState:
     def stack_file(self) -> Path:
         """The operator's file, in the clone."""
         return self.root / f"Pulumi.{self.stack}.yaml"
+
+    @property
+    def rotating(self) -> Path:
+        """There while a rotation was begun and no `up` has gone through since."""
+        return self.directory / "rotating"
 
     @property
     def logs(self) -> Path:

@@ -47,13 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
         f"nothing to change ({took})" if digest.changed == 0 else f"{deploying.changes(digest.changes)} ({took})"
     )
     session.record_settled(plan)
+    session.state.rotating.unlink(missing_ok=True)
     if adopted:
         adopting.password(plan, adopted)
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
-    settle_people(session, plan, outputs)
+    if plan.running and plan.provider(Role.IDENTITY):
+        readmitted(session, plan, outputs)
     flowguard.hold(session, plan, pulumi, outputs, progress, log)
+    settle_people(plan, outputs)
     record_models(session, plan)
     proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
     console.say()
@@ -204,9 +207,14 @@ def deploy(session: Session, plan: Plan, pulumi: Pulumi, progress: Progress, log
     try:
         return deploying.update(session, pulumi, progress, log, title)
     except KitError:
-        if not (pulumi.known() and (outputs := pulumi.outputs()) and readmitted(session, plan, outputs)):
+        try:
+            if pulumi.known() and (outputs := pulumi.outputs()) and readmitted(session, plan, outputs):
+                return deploying.update(session, pulumi, progress, log, title)
+        except KitError:
+            flowguard.after_failure(session, plan, pulumi, progress, log)
             raise
-        return deploying.update(session, pulumi, progress, log, title)
+        flowguard.after_failure(session, plan, pulumi, progress, log)
+        raise
 
 
 # -------------------------------------------------------------------------------------------------------- after
@@ -225,12 +233,11 @@ def readmitted(session: Session, plan: Plan, exported: Mapping[str, Any]) -> boo
     return True
 
 
-def settle_people(session: Session, plan: Plan, outputs: Mapping[str, Any]) -> None:
-    """The identity provider takes our credential, and whom the configuration locks out is out."""
+def settle_people(plan: Plan, outputs: Mapping[str, Any]) -> None:
+    """Whom the configuration locks out is out."""
     from ops.people import sign_out_locked
 
     if plan.running and plan.provider(Role.IDENTITY):
-        readmitted(session, plan, outputs)
         sign_out_locked(plan, outputs)
 
 

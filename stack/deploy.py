@@ -376,11 +376,12 @@ class Deployment:
             ),
             opts=options,
         )
-        self._logins(service, realm, options)
+        flows = self._logins(service, realm, options)
         People(
             "people",
             PeopleArgs(
                 realm=realm,
+                after=[flows.bound],
                 groups=self.plan.settings.groups,
                 people=tuple(
                     PersonArgs(
@@ -410,7 +411,7 @@ class Deployment:
                     post_logout_redirect_uris=client.post_logout_redirect_uris,
                     backchannel_logout_url=client.backchannel_logout_url,
                     roles={role.name: role.audience.value for role in client.roles},
-                    after=after,
+                    after=[*after, flows.bound],
                 ),
                 opts=options,
             )
@@ -443,7 +444,7 @@ class Deployment:
             "digest_key": self.digest_key,
         }
 
-    def _logins(self, service: PlannedService, realm: Realm, options: ResourceOptions) -> None:
+    def _logins(self, service: PlannedService, realm: Realm, options: ResourceOptions) -> Flows:
         """How people prove who they are: the second factor, and the other providers."""
         said = self.plan.settings
         required_of: dict[str, Input[str]] = {}
@@ -475,6 +476,7 @@ class Deployment:
                 ),
                 opts=options,
             )
+        return flows
 
     def _provided(self, service: PlannedService, config_key: str) -> Output[str]:
         """A secret of the service that the operator set under this key."""

@@ -17,12 +17,16 @@ ADMIN_USER = "admin-user"
 THROW_AWAY = "kit-prove-"
 """What the names of the people begin with that proofs make and remove."""
 
-MAIL = r"[^@\s\"'<>]+@[A-Za-z0-9.-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+# What Keycloak takes as well, also once there is a mail server: then it wants plain letters before the @.
+MAIL = rf"(?=[^@]{{1,64}}@)[A-Za-z0-9_%+'-]+(?:\.[A-Za-z0-9_%+'-]+)*@{_LABEL}(?:\.{_LABEL})*"
 
-_USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_USERNAME = re.compile(r"[a-z0-9][a-z0-9._-]{2,62}")  # Keycloak's profile asks for three characters
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # What Keycloak's profile of a user refuses in names, and no control characters.
-_PERSON_NAME = re.compile(r"[^<>&\"$%!#?\u00a7;*~/\\|^=\[\]{}()\x00-\x1f\x7f]{1,255}")
+_PERSON_NAME = re.compile(
+    r"[^<>&\"$%!#?\u00a7;*~/\\|^=\[\]{}()\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]{1,255}"
+)
 _FIELDS = ("username", "email", "firstName", "lastName", "role", "groups", "enabled")
 
 
@@ -76,7 +80,7 @@ def person(value: Mapping[str, object]) -> Person:
     for unknown in sorted(set(value) - set(_FIELDS)):
         fix = f"{did_you_mean(unknown, _FIELDS)}A person has: {listed(_FIELDS)}"
         found.append(Problem(where=f".{unknown}", what="is nothing that is known of a person", fix=fix))
-    username = text("username", _USERNAME, "user name: lower-case letters, digits, dots and dashes, such as anna")
+    username = text("username", _USERNAME, "user name: three or more of a to z, digits, dots and dashes, such as anna")
     if username == ADMIN_USER or username.startswith((THROW_AWAY, "service-account-")):
         problem("username", username, "is reserved: the program has a user of that name itself. Choose another")
     email = text("email", re.compile(MAIL), "mail address, such as anna@home.example")
@@ -114,7 +118,7 @@ def _groups(value: object, found: list[Problem]) -> tuple[str, ...]:
         where = f".groups[{index}]"
         if not isinstance(name, str):
             found.append(Problem(where=where, what=shown(name), fix="is no text: put it in quotes"))
-        elif name in RESERVED_GROUPS:
+        elif name.lower() in RESERVED_GROUPS:
             fix = "comes with a role and is not given by itself: say role"
             found.append(Problem(where=where, what=shown(name), fix=fix))
         elif name in names:
@@ -126,7 +130,7 @@ def _groups(value: object, found: list[Problem]) -> tuple[str, ...]:
 
 def group(name: str) -> str:
     """One entry of `groups`. ValueError whose text completes the sentence '<name> ...'."""
-    if name in RESERVED_GROUPS:
+    if name.lower() in RESERVED_GROUPS:
         raise ValueError("is a group of every stack already: choose another name")
     if not _GROUP.fullmatch(name):
         raise ValueError("is no group's name: letters, digits, dots and dashes, such as research")
@@ -148,6 +152,9 @@ def together(people: Sequence[Person], groups: Sequence[str], admin_email: str) 
             fix = f"is people[{names[one.username]}] already: each person stands there once"
             yield Problem(where=f"{where}.username", what=shown(one.username), fix=fix)
         names.setdefault(one.username, index)
+        if one.username in groups:
+            fix = "is a group's name as well, and ./kit people remove could not tell them apart: choose another"
+            yield Problem(where=f"{where}.username", what=shown(one.username), fix=fix)
         mail = one.email.lower()
         if mail in mails:
             fix = f"is {mails[mail]} already: a person is known by their address, and has one of their own"

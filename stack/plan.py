@@ -144,6 +144,10 @@ class Plan:
         """The selected, not retired service that has the role."""
         return next((s for s in self.services if role in s.spec.roles and not s.retired), None)
 
+    def keeper(self, role: Role) -> PlannedService | None:
+        """Who checks the role's secrets: also one that is retired, whose secrets keep their numbers."""
+        return self.provider(role) or next((s for s in self.services if role in s.spec.roles), None)
+
     @property
     def routes(self) -> tuple[Owned[Route], ...]:
         return tuple(Owned(s.name, route) for s in self.services if not s.retired for route in s.spec.routes)
@@ -175,7 +179,7 @@ class Plan:
     def secrets(self) -> tuple[PlannedSecret, ...]:
         """Declared and implied ones, of retired services as well: data is often useless without its key."""
         found: list[PlannedSecret] = []
-        database_server, login = self.provider(Role.DATABASE), self.provider(Role.IDENTITY)
+        database_server, login = self.keeper(Role.DATABASE), self.keeper(Role.IDENTITY)
         for service in self.services:
             spec = service.spec
             for secret in spec.secrets:

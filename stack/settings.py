@@ -244,7 +244,7 @@ def _language(value: str) -> str:
     return value
 
 
-_MAIL = _matching(r"[^@\s\"'<>]+@[A-Za-z0-9.-]+", "mail address, such as me@home.example")
+_MAIL = _matching(persons.MAIL, "mail address, such as me@home.example")
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
 _PROFILE = _matching(r"[a-z][a-z0-9-]*", "profile")

@@ -129,7 +129,8 @@ def question(plan: Plan, route: Route, condition: str) -> Iterator[str]:
     for acts in ("!{ method GET HEAD OPTIONS }", "{ req.hdr(upgrade) -m found }"):
         yield f"http-request set-var(txn.login) str(foreign) if {known} {foreign} {acts}"
     if route.logout:
-        yield f"http-request lua.logout if {known} {{ path -m str {route.logout} }}"
+        # By its own button alone: a link or a picture elsewhere logs nobody out.
+        yield f"http-request lua.logout if {known} {{ path -m str {route.logout} }} {{ method POST }}"
     if route.voucher:
         value = f"%[str({route.name}),map_str({CONFIG_DIR}/{VOUCHERS})]"
         yield f"http-request set-header {VOUCHER} {value} if {known}"
@@ -178,6 +179,10 @@ def answers(plan: Plan, backend: str) -> str:
         ),
         f'http-request set-header Cookie "%[req.fhdr(cookie),regsub(\\"(^|; *){auth.cookie}[^=;]*=[^;]*\\",,g)]" '
         f"if {{ req.cook({auth.cookie}) -m found }} !host_{home.name}",
+        # Nobody but the login service sets its cookie: a service's answer would make the visitor somebody else.
+        f"http-request set-var(txn.home) bool(true) if host_{home.name}",
+        f"http-response replace-header Set-Cookie '^ *{auth.cookie}.*' 'kit-none=; Max-Age=0' "
+        "if !{ var(txn.home) -m bool }",
         # A session that was renewed, or is over.
         "http-after-response add-header Set-Cookie %[var(txn.login_cookie)] if { var(txn.login_cookie) -m found }",
     ]

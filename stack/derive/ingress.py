@@ -102,7 +102,8 @@ def _hosts(plan: Plan) -> str:
 
 
 # The host name as routes know it: no port, no trailing dot, lower case.
-_HOST = "req.hdr(host),field(1,:),lower"
+# The whole of it: req.hdr would try each of what stands between commas, and two routes would hold at once.
+_HOST = "req.fhdr(host),field(1,:),lower"
 
 
 def _plain(plan: Plan) -> str:
@@ -137,9 +138,13 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     timeout client 30m
     declare capture request len 64
     http-request capture req.hdr(host) id 0
+    # What is looked at here is what the service reads: no absolute form, no CONNECT, no two hosts. Of HTTP/2 only the
+    # path goes on anyway.
+    http-request deny deny_status 400 if !{{ req.ver -m str 2.0 }} !{{ url -m beg / }}
+    http-request deny deny_status 400 if {{ req.fhdr(host) -m sub , }}
 {forget}
 {forward_auth.forget()}    http-request set-header X-Forwarded-For %[src]
-    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header X-Forwarded-Host %[req.fhdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.https_port}
 {hsts}    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} unless {known}

@@ -686,7 +686,8 @@ def _database_retire_job(plan: Plan, secret: PlannedSecret, database: str, after
             "KIT_PREVIOUS_USER": rotation.login_name(database, rotation.previous(secret.generation)),
         },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + files,
-        after=after,
+        # Its own server first: a new one may have found another volume, in which the old login is back.
+        after=tuple(dict.fromkeys([*(container.docker_name for container in provider.containers), *after])),
         triggers=(),
     )
 

@@ -325,14 +325,18 @@ def workflows(selection: Selection) -> Iterator[Problem]:
 def rotations(selection: Selection) -> Iterator[Problem]:
     """What is to be rotated is there and can be."""
     settings = selection.settings
+
+    def keeper(role: Role) -> ServiceSpec | None:
+        return selection.provider(role) or next((spec for spec in selection.retired if role in spec.roles), None)
+
     yield from rotation.wrong(
         settings.rotation,
         tuple(
             rotation.candidates(
                 (*selection.chosen.values(), *selection.retired),
                 settings.provided_secrets,
-                selection.provider(Role.DATABASE),
-                selection.provider(Role.IDENTITY),
+                keeper(Role.DATABASE),
+                keeper(Role.IDENTITY),
             )
         ),
     )

@@ -80,8 +80,11 @@ class Realm:
         """Groups, those who are in them, and the claim that tells clients."""
         groups: dict[str, str] = {}
         for name in ("users", "admins", "editors", "viewers"):
-            self.call("POST", "/groups", {"name": name})
-            groups[name] = self.call("GET", f"/groups?search={name}&exact=true").json()[0]["id"]
+            found = self.call("GET", f"/groups?search={name}&exact=true").json()
+            if not found:
+                self.call("POST", "/groups", {"name": name})
+                found = self.call("GET", f"/groups?search={name}&exact=true").json()
+            groups[name] = found[0]["id"]
         self.call("PUT", f"/default-groups/{groups['users']}")
         for name, (member_of, more) in PEOPLE.items():
             credentials = [{"type": "password", "value": PASSWORD, "temporary": False}]
@@ -113,6 +116,7 @@ class Front:
         self.live = live
         self.realm = Realm(live)
         self.urls = live.outputs.urls
+        self._apps: dict[str, frontdoor.SecondFactor] = {}  # administrators set one up at their first login
 
     def stranger(self) -> httpx.Client:
         return frontdoor.browser(self.live.plan.settings.domain, "127.0.0.1", self.live.outputs.ca_pem)
@@ -120,7 +124,8 @@ class Front:
     def person(self, name: str, start: str) -> tuple[httpx.Client, httpx.Response]:
         """A browser in which somebody has logged in, and the page that this ended at."""
         visitor = self.stranger()
-        login = frontdoor.log_in(visitor, start, self.live.outputs.issuer, name, PASSWORD)
+        app = self._apps.setdefault(name, frontdoor.SecondFactor())
+        login = frontdoor.log_in(visitor, start, self.live.outputs.issuer, name, PASSWORD, app)
         assert login.asked, f"{start} led to {login.response.url}, and to no login"
         return visitor, login.response
 
@@ -365,6 +370,26 @@ def test_a_page_of_another_address_does_not_act_in_a_persons_name(front: Front, 
     assert who(eve, front, Origin=front.urls["n8n"])["email"] == "eve@kit.localhost"
     mine = eve.post(url, json={"name": "x"}, headers={**PROGRAM, "Origin": front.urls["n8n"]})
     assert mine.status_code == 200, mine.text
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (r"https://x\metrics?@{n8n}/webhook/a", "{n8n}"),
+        ("https://{n8n}/webhook/a", "{n8n}"),
+        ("/", "{consul},{n8n}"),
+        ("/", "{n8n},{consul}"),
+    ],
+)
+def test_what_is_looked_at_is_what_the_service_reads(front: Front, target: str, host: str) -> None:
+    """No absolute form, whose authority HAProxy and a service read in two ways; no two hosts in one header."""
+    hosts = {name: front.urls[name].removeprefix("https://") for name in ("n8n", "consul")}
+    visitor, _ = front.person("eve", front.urls["n8n"])
+    with closing(visitor):
+        cookies = "; ".join(f"{c.name}={c.value}" for c in visitor.cookies.jar if c.name == "__Secure-kit-login")
+    lines = (f"GET {target.format(**hosts)} HTTP/1.1", f"Host: {host.format(**hosts)}", f"Cookie: {cookies}")
+    answer = front.raw("\r\n".join((*lines, "", "")).encode(), hosts["n8n"].partition(":")[0])
+    assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
 
 
 def _upgrade(front: Front, cookies: str, origin: str = "") -> bytes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ops import generations, planview
+from ops import generations, planview, rotate
 from ops.session import Session
 from stack.model import InTemplate, Provided, Secret, SpecError
-from stack.plan import Plan, build
+from stack.plan import Plan, SecretKey, build
 from stack.planning.kept import kept, persistent_names, unclaimed
 from tests import factories as make
 
@@ -92,6 +93,23 @@ def test_a_profile_that_was_taken_out_is_retired(stack: Stack, packed: bool) -> 
     assert session.overrides(down=True)["retired"] == ["consul"]
     assert "data and secrets are kept: consul" in planview.retired(session.plan())
     assert retired(stack.select(profiles=["chat", "discovery"])) == []
+
+
+def test_a_service_that_was_rotated_can_be_taken_out(stack: Stack) -> None:
+    """What stands in `rotation` about it, and about the logins to a database that went as well, goes on counting."""
+    session = stack.select(profiles=["chat"], rotation=["neo4j/password=2", "consul=30d", "*=90d"])
+    stack.protect(session, "neo4j-password", "kit-dev-neo4j-data", "kit-dev-consul-data")
+    assert retired(session) == ["consul", "neo4j"]
+    plan = session.plan()
+    assert plan.secret(SecretKey("neo4j", "password")).generation == 2
+    session = stack.select(profiles=[], services=["redis"], rotation=["n8n/db:n8n=2", "*=90d"])
+    stack.protect(session, "n8n-db-n8n", "kit-dev-n8n-data", "kit-dev-postgres-data")
+    assert retired(session) == ["n8n", "postgres"]
+    assert session.plan().secret(SecretKey("n8n", "db:n8n")).generation == 2
+    assert not {row.secret.key.owner for row in rotate.rows(session.plan(), {}, datetime.now(UTC))} & {
+        "n8n",
+        "postgres",
+    }
 
 
 def test_what_the_operator_retired_stays_so(stack: Stack) -> None:

@@ -180,7 +180,7 @@ def test_first_passwords_differ_and_satisfy_policies() -> None:
     made = {first_password() for _ in range(200)}
     assert len(made) == 200
     for each in made:
-        assert len(each) == 23 and each.count("-") == 3
+        assert len(each) == 27 and each.count("-") == 3
         assert any(map(str.islower, each)) and any(map(str.isupper, each)) and any(map(str.isdigit, each))
         assert not set(each) & set("0O1lI")
 

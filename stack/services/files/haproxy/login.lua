@@ -52,7 +52,9 @@ core.register_action("login", { "http-req" }, function(txn, groups, back)
         txn:Warning("the login service answered " .. tostring(answer and answer.status))
         return
     end
-    keep_cookie(txn, answer)
+    if found ~= "nobody" then -- 401 is its answer to a store that is away, too: the cookie may be good again
+        keep_cookie(txn, answer)
+    end
     if found == "in" then
         for name, variable in pairs(PERSON) do
             local value = answer.headers[name]
@@ -68,6 +70,11 @@ end, 2)
 core.register_action("logout", { "http-req" }, function(txn)
     local cookie = session(txn)
     if cookie then
-        keep_cookie(txn, ask(sign_out, cookie))
+        txn:set_var("txn.login", "down") -- nobody is told of a logout that did not happen
+        local answer = ask(sign_out, cookie)
+        if answer and answer.status == 302 then
+            keep_cookie(txn, answer)
+            txn:set_var("txn.login", "in")
+        end
     end
 end, 0)

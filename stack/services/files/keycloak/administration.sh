@@ -125,6 +125,10 @@ others=$(grep -o '"username":"[^"]*"' <<<"$answer" | cut -d '"' -f 4 | grep -vx 
 ask GET "$master/roles/admin/groups"
 wanted 'which groups administer' 200
 [ "${answer:0:2}" = '[]' ] || others+='and members of groups '
+ask GET "$master/clients?max=1000"
+wanted 'which clients there are' 200
+services=$(grep -o '"serviceAccountsEnabled":true' <<<"$answer" | wc -l)
+[ "$services" = 1 ] || others+="and $((services - 1)) more service clients "
 ask GET "$master/users/count"
 wanted 'how many people the master realm has' 200
 people=$answer

@@ -3,10 +3,10 @@
 #
 # KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is
 # the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
-# was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may log in are the files /run/kit/logins/<role>, their
-# passwords inside; /run/kit/setup.sql is what else the database needs, in one transaction. A password reaches psql by an
-# environment variable of this process and the server by the local socket; the session logs no statement, so that it
-# stands in no log even when something fails.
+# was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may
+# log in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database needs,
+# in one transaction. A password reaches psql by an environment variable of this process and the server by the local
+# socket; the session logs no statement, so that it stands in no log even when something fails.
 #
 # The superuser works in databases that others own, and who owns one may make functions and operators in it, and say
 # where its sessions look for such. This one looks in pg_catalog alone, and finds nothing of theirs (CVE-2018-1058). The
@@ -23,7 +23,7 @@ take() { # FILE ROLE
 take /run/kit/password "$KIT_ROLE"
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10
 PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
-export PGOPTIONS="$PGOPTIONS -c search_path=pg_catalog"
+export PGOPTIONS="$PGOPTIONS -c search_path=pg_catalog -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
 
 query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 
@@ -41,11 +41,19 @@ ALTER ROLE :"role" NOSUPERUSER NOCREATEDB NOCREATEROLE :replication;
 SELECT format('CREATE ROLE %I', :'user')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'user') \gexec
 ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE :replication PASSWORD :'password';
--- A login that acts as the role: what it makes is the role's, and what the role was told it is told as well. Lists of
--- quoted names are kept as they are written.
+-- With the first login in use, later ones are another state's: of a lost one that was adopted.
+SELECT format('ALTER ROLE %I NOLOGIN PASSWORD NULL', rolname) FROM pg_roles
+ WHERE :'user' = :'role' AND rolname ~ ('^' || :'role' || '\.[0-9]+$') \gexec
+-- A login that acts as the role: what it makes is the role's, and what the role was told it is told as well. Lists are
+-- taken apart and each name quoted anew: a role may tell itself anything, and this runs as superuser.
 SELECT format('GRANT %I TO %I', :'role', :'user') WHERE :'role' <> :'user' \gexec
 SELECT format('ALTER ROLE %I %s SET %I TO %s', :'user', coalesce(format('IN DATABASE %I', d.datname), ''), said.name,
-              CASE WHEN said.name ~ '(^search_path|_libraries|_tablespaces)$' THEN said.value
+              CASE WHEN said.name ~ '(^search_path|_libraries|_tablespaces)$' THEN coalesce((
+                       SELECT string_agg(quote_literal(CASE
+                                WHEN m.e[1] LIKE '"%' THEN replace(substr(m.e[1], 2, length(m.e[1]) - 2), '""', '"')
+                                WHEN said.name ~ '_libraries$' THEN m.e[1] ELSE lower(m.e[1]) END), ', ' ORDER BY m.n)
+                         FROM regexp_matches(said.value, '("(?:[^"]|"")*"|[^",\s][^,\s]*)', 'g')
+                              WITH ORDINALITY AS m (e, n)), quote_literal(''))
                    ELSE quote_literal(said.value) END)
   FROM pg_db_role_setting s
   JOIN pg_roles r ON r.oid = s.setrole AND r.rolname = :'role'

@@ -9,7 +9,7 @@
 set -euo pipefail
 
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10 LC_ALL=C
-readonly as_superuser='-c log_statement=none -c log_min_error_statement=panic -c search_path=pg_catalog'
+readonly as_superuser='-c log_statement=none -c log_min_error_statement=panic -c search_path=pg_catalog -c default_transaction_read_only=off'
 
 query() { psql --no-psqlrc --quiet --no-align --tuples-only --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 server() { PGHOST=/var/run/postgresql PGUSER=postgres PGOPTIONS="$as_superuser" query "$@"; }
