@@ -29,17 +29,28 @@ def run(arguments: argparse.Namespace) -> int:
     """pytest's exit code."""
     rest: list[str] = arguments.rest
     if arguments.fast:
-        return pytest(["-m", "not live", *rest])
+        return pytest(["-m", "not live", *side_by_side(rest), *rest])
     progress = Progress()
     install_programs(progress)
     started = engine.ensure(progress)
     try:
         toolchain.ensure(progress, toolchain.sdk_versions())
         strict = ["-p", "tests.live.noskip"] if os.environ.get("CI") == "true" else []
-        return pytest([*strict, "--live", *(rest if names_tests(rest) else [*rest, *layers(ROOT / "tests")])])
+        what = rest if names_tests(rest) else [*rest, *layers(ROOT / "tests")]
+        return pytest([*strict, "--live", *side_by_side(rest), *what])
     finally:
         if started is not None:
             started.stop()
+
+
+def side_by_side(rest: Sequence[str]) -> list[str]:
+    """Two files of tests at a time, in their order: the live ones mostly wait for servers to start.
+
+    Not more: each live file has a stack of its own, and an engine's addresses do for about five with their networks.
+    Not at all where somebody wants to see or hold what runs (-s, --pdb), or says how many (-n).
+    """
+    own = any(word in ("-s", "--pdb", "--trace") or word.startswith(("-n", "--numprocesses")) for word in rest)
+    return [] if own else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def layers(tests: Path) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck
@@ -21,6 +22,7 @@ hypothesis_settings.register_profile("explore", max_examples=400, print_blob=Tru
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 _left_out = pytest.StashKey[int]()
+_stood_in = pytest.StashKey[dict[str, set[str]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,10 +44,42 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     left_out = config.stash.get(_left_out, 0)
     if left_out:
         terminalreporter.write_line(f"Fast layer only: {left_out} live tests left out. All of it: ./kit test")
-    trial = sys.modules.get("tests.live.trial")  # where no live test was collected, nothing stood in
-    for name, files in sorted(trial.STANDINS.items()) if trial else ():
+    for name, files in sorted(_standins(config).items()):
         where = ", ".join(sorted(files))
         terminalreporter.write_line(f"STAND-IN {name} ran in {where}: not proven for the real server")
+
+
+def _standins(config: pytest.Config) -> dict[str, set[str]]:
+    """The stand-ins that ran, with the files of the tests they ran in: in this process and in those beside it."""
+    found = {name: set(files) for name, files in config.stash.get(_stood_in, {}).items()}
+    trial = sys.modules.get("tests.live.trial")  # where no live test was collected, nothing stood in
+    for name, files in trial.STANDINS.items() if trial else ():
+        found.setdefault(name, set()).update(files)
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process beside the main one (-n) tells it what stood in for real servers."""
+    told: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["standins"] = {name: sorted(files) for name, files in _standins(session.config).items()}
+
+
+class _Beside:
+    """What the main process hears of those beside it. A plugin: the hook is xdist's, which may be missing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        known = self._config.stash.setdefault(_stood_in, {})
+        for name, files in getattr(node, "workeroutput", {}).get("standins", {}).items():
+            known.setdefault(name, set()).update(files)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Beside(config))
 
 
 @pytest.fixture(scope="session")

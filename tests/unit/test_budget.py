@@ -291,9 +291,9 @@ def test_many_changes_where_three_are_not_enough() -> None:
 def test_a_refusal_of_many_services_takes_no_time() -> None:
     """Forty services, of which three or more must go: the search stays below what anybody would notice."""
     services = [sized(f"s{number}", 300 + number) for number in range(40)]
-    started = time.perf_counter()
+    started = time.process_time()
     refusal(*services, host={"memory_mb": 1024 + sum(300 + number for number in range(40)) - 1000})
-    assert time.perf_counter() - started < 3  # 0.3 s on an idle machine
+    assert time.process_time() - started < 3  # 0.3 s on an idle machine
 
 
 def test_what_the_server_is_told_is_what_is_counted() -> None:

@@ -253,12 +253,15 @@ def test_problems_of_every_key_arrive_together(root: Path) -> None:
 
 
 def test_a_plan_takes_under_50_ms(root: Path) -> None:
-    """Settings from the files, services found, everything checked: the best of five, imports left out."""
+    """Settings from the files, services found, everything checked: the best of five, imports left out.
+
+    Of processor time: other work on the machine is not what is measured.
+    """
     services = catalog.discover()
     best = 1.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         decided = settings.from_files(root, "pi", catalog.provided_keys(services))
         plan.build(decided, targets.profile(decided), services)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.05, f"{best * 1000:.0f} ms"

@@ -49,7 +49,8 @@ def test_fast_leaves_the_live_layer_out(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[list[str]] = []
     monkeypatch.setattr(testrun, "pytest", lambda arguments: seen.append(list(arguments)) or 0)
     assert testrun.run(argparse.Namespace(fast=True, rest=["-k", "plan"])) == 0
-    assert seen == [["-m", "not live", "-k", "plan"]]
+    assert testrun.run(argparse.Namespace(fast=True, rest=["-s"])) == 0
+    assert seen == [["-m", "not live", *testrun.side_by_side([]), "-k", "plan"], ["-m", "not live", "-s"]]
 
 
 @pytest.mark.parametrize(
