@@ -274,7 +274,9 @@ def no_failure(what: str) -> Iterator[None]:
             f"{what}: {name}: {count - before[name]} requests in {seconds:.0f} s ({rate:.0f}/s), {len(failures)} failed"
         )
     for name, load in LOADS.items():
-        assert not load.seen()[1], (what, name, load.seen()[1][:3])
+        count, failures = load.seen()
+        assert not failures, (what, name, failures[:3])
+        assert count > before[name], f"{what}: {name} was not asked at all, so nothing was shown"
 
 
 def test_nothing_changes_without_a_rotation(up: Clone) -> None:
