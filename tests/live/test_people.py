@@ -269,7 +269,7 @@ class Identity(Deployment):
         self.plan, self.runtime = planned, runtime.build(planned)
         known = given["secrets"].items()
         self.secrets = {{SecretKey(*key.split("/", 1)): Output.secret(value) for key, value in known}}
-        self.admin_password = Output.secret("correct horse battery")
+        self.admin_password, self.digest_key = Output.secret("correct horse battery"), Output.secret("any")
         self.ca = SimpleNamespace(ca_pem=given["ca"])
         self.volumes, self.steps = {{}}, {{}}
 
@@ -300,6 +300,7 @@ class Realm:
         self.up = up
         self.project = project
         self.config: dict[str, Any] = {
+            "secondFactor": "optional",  # what is asked beyond a password is test_realm.py's
             "target": "dev",
             "profiles": ["chat", "api"],
             "images": "airgap",
