@@ -229,5 +229,6 @@ def test_the_first_administrator_has_the_password_of_the_new_state(story: Story)
     url = f"{outputs.issuer}/protocol/openid-connect/auth?{urlencode(asked)}"
     with frontdoor.browser("kit.localhost", "127.0.0.1", outputs.ca_pem) as visitor:
         user, password = outputs.admin_user, outputs.admin_password
-        led_to = frontdoor.authorize(visitor, url, outputs.issuer, user, password).headers["location"]
+        app = frontdoor.SecondFactor()  # an administrator sets one up at the first login
+        led_to = frontdoor.authorize(visitor, url, outputs.issuer, user, password, app).headers["location"]
     assert "code=" in led_to
