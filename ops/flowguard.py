@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from ops import console, deploying, frontdoor
+from ops import console, deploying
 from ops.console import KitError
-from ops.identity import Administration, administered_at
+from ops.identity import administration
 from ops.progress import Progress
 from ops.pulumirun import PARALLEL, Pulumi
 from ops.session import Session
@@ -61,17 +61,14 @@ def after_failure(session: Session, plan: Plan, pulumi: Pulumi, progress: Progre
             return
         console.warn("the failed run left a login that asks for a password alone: binding ours again")
         refresh(pulumi, log)
-        urns = [str(each["urn"]) for each in pulumi.export().get("resources") or [] if each["type"] == BINDINGS]
-        only = [word for urn in urns for word in ("--target", urn)]
-        deploying.update(session, pulumi, progress, log, "binding the login flow", *only)
+        deploying.update(session, pulumi, progress, log, "binding the login flow", *targets(pulumi))
 
 
 def bound(plan: Plan, outputs: StackOutputs) -> str:
     """The flow by which the realm logs people in."""
-    address = frontdoor.address_of(plan)
-    with frontdoor.browser(plan.settings.domain, address, outputs.ca_pem) as client:
+    with administration(plan, outputs) as admin:
         try:
-            realm = Administration(client, administered_at(outputs), outputs).realm()
+            realm = admin.realm()
         except (httpx.HTTPError, ProofError) as error:
             raise KitError(
                 f"nobody can say whether administrators are asked for a second factor: {error}",
@@ -80,14 +77,19 @@ def bound(plan: Plan, outputs: StackOutputs) -> str:
     return str(realm.get("browserFlow"))
 
 
+def targets(pulumi: Pulumi) -> list[str]:
+    """Flags that have Pulumi work on what binds the flow alone; none where the state has nothing of it."""
+    resources: list[dict[str, Any]] = pulumi.export().get("resources") or []
+    return [word for each in resources if each["type"] == BINDINGS for word in ("--target", str(each["urn"]))]
+
+
 def refresh(pulumi: Pulumi, log: Path) -> None:
     """Have Pulumi look at what is bound, and at nothing else."""
-    resources: list[dict[str, Any]] = pulumi.export().get("resources") or []
-    targets = [item for each in resources if each["type"] == BINDINGS for item in ("--target", str(each["urn"]))]
-    if not targets:
+    only = targets(pulumi)
+    if not only:
         raise KitError("the state knows nothing of the login flow that should be bound.", f"Details: {log}")
     code = pulumi.follow(
-        "refresh", "--yes", "--skip-preview", "--parallel", PARALLEL, *targets, log=log, feed=lambda _: None
+        "refresh", "--yes", "--skip-preview", "--parallel", PARALLEL, *only, log=log, feed=lambda _: None
     )
     if code != 0:
         raise KitError("the state of the login flow could not be brought up to date.", f"Details: {log}")

@@ -97,7 +97,7 @@ class Administration:
                 self._call("DELETE", f"/users/{user_id}/credentials/{credential['id']}")
                 label = credential.get("userLabel") or "without a name"
                 taken.append(f"{_KINDS.get(credential['type'], credential['type'])} {label}")
-        self._call("POST", f"/users/{user_id}/logout")
+        self.sign_out(user_id)
         return taken
 
     def become(self, username: str, visitor: httpx.Client) -> None:

@@ -318,13 +318,22 @@ def is_stale(lock: Lock, hostname: str, alive: bool) -> bool:
     return lock.hostname == hostname and not alive
 
 
+_ENDED = frozenset("ZXx")  # states in /proc/PID/stat: zombie, dead
+
+
 def process_alive(pid: int, program: str = "pulumi") -> bool:
-    """Whether that process runs and is a Pulumi: a number that came round again holds no lock."""
+    """Whether that process runs and is a Pulumi: a number that came round again holds no lock.
+
+    Nor does one that has ended and that nobody waited for: without an init, as in many containers, a killed process
+    whose parent was killed too stays in the table for good.
+    """
     try:
-        return program in Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        name, rest = stat.split("(", 1)[1].rsplit(")", 1)  # the name may hold anything, parentheses too
+        return program in name and rest.split()[0] not in _ENDED
+    except (OSError, IndexError, ValueError):
         pass
-    if Path("/proc/self/comm").exists():
+    if Path("/proc/self/stat").exists():
         return False
     try:
         os.kill(pid, 0)

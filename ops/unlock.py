@@ -6,9 +6,9 @@ import argparse
 
 import httpx
 
-from ops import console, frontdoor
+from ops import console
 from ops.console import KitError
-from ops.identity import Administration, administered_at
+from ops.identity import administration
 from ops.session import Session
 from stack.model import Role
 from stack.outputs import StackOutputs
@@ -22,10 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     if plan.provider(Role.IDENTITY) is None:
         raise KitError(f"stack {session.stack} has no login.")
     outputs = StackOutputs.from_dict(session.outputs(session.ready_pulumi()))
-    with frontdoor.browser(plan.settings.domain, frontdoor.address_of(plan), outputs.ca_pem) as client:
-        administration = Administration(client, administered_at(outputs), outputs)
+    with administration(plan, outputs) as admin:
         try:
-            taken = administration.free(administration.user_id(arguments.name))
+            taken = admin.free(admin.user_id(arguments.name))
         except ProofError as error:
             raise KitError(str(error)) from error
         except httpx.HTTPError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from stack.model import Problem, SpecError
+from stack.model import PEOPLE, ROLE_GROUPS, Problem, SpecError
 from stack.words import did_you_mean, listed, shown
 
 ADMIN_USER = "admin-user"
@@ -39,7 +39,7 @@ class RealmRole(StrEnum):
 
 
 # Groups that the program makes itself: one of each role, and the one that everybody is in.
-RESERVED_GROUPS = ("admins", "editors", "viewers", "users")
+RESERVED_GROUPS = (*ROLE_GROUPS.values(), PEOPLE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from stack.model import PEOPLE, ROLE_GROUPS
 from stack.words import did_you_mean, listed
 
 BROWSER_FLOW = "kit-browser"  # by which people log in; components/flows.py makes it
-ADMIN_GROUP = "admins"
-EVERYBODY_GROUP = "users"
+ADMIN_GROUP = ROLE_GROUPS["admin"]
+EVERYBODY_GROUP = PEOPLE
 
 # The languages that Keycloak's own pages are in, as a Keycloak 26.5 lists them.
 LANGUAGES = frozenset(

@@ -104,42 +104,35 @@ def build_pulumi(progress: Progress, sdk: Mapping[str, str], *, cli: bool, plugi
 
 def ensure_compose(progress: Progress) -> Path:
     """Docker Compose, built from its Go module, for side-by-side measurements (bench/)."""
-    target = home() / f"compose-{source_hash(SOURCES / 'compose')}"
-    if target.is_dir():
-        return target / "docker-compose"
-    with locked(progress):
-        if not target.is_dir():
-            go = ensure_go(progress)
-            package = "github.com/docker/compose/v2/cmd"
-            part = Part(go, "compose", [package])
-            part.download(progress, "Docker Compose")
-            work = fresh(home() / f".new-{target.name}")
-            flags = f"-X github.com/docker/compose/v2/internal.Version=v{COMPOSE}"
-            part.build(progress, "Docker Compose", [(package, work / "docker-compose", flags)])
-            note_origin(work, go, "compose", f"Docker Compose {COMPOSE}")
-            publish(work, target)
-            prune(go)
-    return target / "docker-compose"
+    module = "github.com/docker/compose/v2"
+    flags = f"-X {module}/internal.Version=v{COMPOSE}"
+    return _tool(progress, "compose", f"{module}/cmd", "docker-compose", flags, f"Docker Compose {COMPOSE}")
 
 
 def ensure_gitleaks(progress: Progress) -> Path:
     """gitleaks, built from its Go module: for the hook that keeps secrets out of commits, and for the tests."""
-    target = home() / f"gitleaks-{source_hash(SOURCES / 'gitleaks')}"
+    module = "github.com/zricethezav/gitleaks/v8"
+    flags = f"-X {module}/version.Version={GITLEAKS}"
+    return _tool(progress, "gitleaks", module, "gitleaks", flags, f"gitleaks {GITLEAKS}")
+
+
+def _tool(progress: Progress, name: str, package: str, program: str, flags: str, origin: str) -> Path:
+    """A program of a Go module in SOURCES/<name>, built once for what stands there. origin: its title and version."""
+    target = home() / f"{name}-{source_hash(SOURCES / name)}"
     if target.is_dir():
-        return target / "gitleaks"
+        return target / program
+    title = origin.rpartition(" ")[0]
     with locked(progress):
         if not target.is_dir():
             go = ensure_go(progress)
-            package = "github.com/zricethezav/gitleaks/v8"
-            part = Part(go, "gitleaks", [package])
-            part.download(progress, "gitleaks")
+            part = Part(go, name, [package])
+            part.download(progress, title)
             work = fresh(home() / f".new-{target.name}")
-            flags = f"-X github.com/zricethezav/gitleaks/v8/version.Version={GITLEAKS}"
-            part.build(progress, "gitleaks", [(package, work / "gitleaks", flags)])
-            note_origin(work, go, "gitleaks", f"gitleaks {GITLEAKS}")
+            part.build(progress, title, [(package, work / program, flags)])
+            note_origin(work, go, name, origin)
             publish(work, target)
             prune(go)
-    return target / "gitleaks"
+    return target / program
 
 
 def write_capabilities(progress: Progress) -> Path:

@@ -272,6 +272,15 @@ def test_a_number_that_came_round_again_holds_no_lock() -> None:
     assert not process_alive(os.getpid(), program="pulumi")
 
 
+def test_a_process_that_nobody_waited_for_holds_no_lock() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+        assert process_alive(process.pid, program=name)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in the table
+        assert not process_alive(process.pid, program=name)
+
+
 def test_everything_below_a_process_is_found() -> None:
     inner = "import time; print(1, flush=True); time.sleep(60)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
