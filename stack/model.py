@@ -583,7 +583,11 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthCheck:
-    """The Docker health check. The interval bounds how late `up` notices that a service is ready."""
+    """The Docker health check, in seconds. The interval bounds how late `up` notices that a service is ready.
+
+    Where the image has bash, a check over HTTP does not wait for the next one while the container starts: it asks
+    again by itself (stack/derive/probe.py).
+    """
 
     test: Http | Tcp | Command
     interval_s: int = 2
@@ -679,7 +683,8 @@ class Job:
     """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
 
     Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
-    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds.
+    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds. waits: it is
+    made beside them and waits for them by itself, which spares the way to it the start of a container.
     """
 
     name: str
@@ -695,6 +700,7 @@ class Job:
     memory_mb: int = 256
     timeout_s: int = 300
     first: bool = False
+    waits: bool = False
 
 
 # ------------------------------------------------------------------------- what a service asks of the others

@@ -9,12 +9,20 @@ class NoProbeError(ValueError):
     """The image has no program that could run the check. The message says which would do."""
 
 
-# One line of the answer is enough, and bash reads it by itself: no second program, about 3 ms.
+STARTING_S = 15  # for so long one check goes on asking a container that is starting
+
+# One line of the answer is enough, and bash reads it by itself: no second program, about 3 ms. While the container
+# starts, a check that finds it not ready asks again: Docker would only do so an interval later, and everything that
+# needs this container waits for the answer. Age is that of process 1, in hundredths of a second since the boot.
 _BASH_HTTP = (
-    "exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1; "
+    "ask() {{ exec 3<>/dev/tcp/127.0.0.1/{port} || return; "
     r"printf 'GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: health\r\nConnection: close\r\n\r\n' >&3; "
     "read -r -t {timeout} line <&3; "
-    '[[ $line == HTTP/1.?" 200"* ]]'
+    '[[ $line == HTTP/1.?" 200"* ]]; }}; '
+    "until ask; do "
+    "read -r up rest </proc/uptime; read -r stat </proc/1/stat; set -- ${{stat##*) }}; "
+    "((${{up%.*}} - ${{20}} / 100 < {starting} && SECONDS < {patience})) || exit 1; "
+    "read -r -t 0.3 <> <(:); done 2>/dev/null; exit 0"
 )
 _NODE_HTTP = (
     "fetch('http://127.0.0.1:{port}{path}',{{redirect:'manual'}})"
@@ -44,13 +52,23 @@ def argv(health: HealthCheck, ports: tuple[Port, ...], image: ImagePin) -> tuple
     timeout = max(1, health.timeout_s - 1)
     if isinstance(test, Tcp):
         return _tcp(number, timeout, image)
+    if _asks_again(health, image):
+        words = {"starting": health.start_period_s, "patience": STARTING_S}
+        return ("bash", "-c", _BASH_HTTP.format(port=number, path=test.path, timeout=timeout, **words))
     return _http(number, test, timeout, image)
+
+
+def timeout_s(health: HealthCheck, image: ImagePin) -> int:
+    """Seconds after which Docker gives a check up: its own, and what it may go on asking while the container starts."""
+    return health.timeout_s + (STARTING_S if _asks_again(health, image) else 0)
+
+
+def _asks_again(health: HealthCheck, image: ImagePin) -> bool:
+    return isinstance(health.test, Http) and "bash" in image.programs
 
 
 def _http(port: int, test: Http, timeout: int, image: ImagePin) -> tuple[str, ...]:
     url = f"http://127.0.0.1:{port}{test.path}"
-    if "bash" in image.programs:
-        return ("bash", "-c", _BASH_HTTP.format(port=port, path=test.path, timeout=timeout))
     if "curl" in image.programs:
         return ("curl", "--fail", "--silent", "--output", "/dev/null", "--max-time", str(timeout), url)
     if "wget" in image.programs:

@@ -177,7 +177,8 @@ class JobPlan:
 
     `files` are uploaded into it. `triggers` are further inputs. `grant`: the database it makes, if it makes one.
     `reloads`: docker name of the container that it has read its files again, "" for none; it shares its processes
-    and runs when files that need no restart change.
+    and runs when files that need no restart change. `waits_for`: docker names of containers that it may be started
+    beside, as it waits for them by itself.
     """
 
     service: str
@@ -196,6 +197,7 @@ class JobPlan:
     labels: Mapping[str, str]
     after: tuple[str, ...]
     triggers: tuple[Text, ...]
+    waits_for: tuple[str, ...] = ()
     grant: GrantPlan | None = None
     reloads: str = ""
 
@@ -288,7 +290,7 @@ def build(plan: Plan) -> Runtime:
     steps = {name: _after_accepting(step, rotated, steps) for name, step in steps.items()}
     for retire in _retiring(plan, rotated, tuple(steps.values())):
         steps[retire.name] = retire
-    ordered = critical_first({name: [need for need in step.after if need in steps] for name, step in steps.items()})
+    ordered = critical_first({name: [need for need in _known(step) if need in steps] for name, step in steps.items()})
     tools_image, tools_local = image_reference(plan.settings, images.TOOLS)
     used = {network.zone for step in steps.values() for network in step.networks}
     return Runtime(
@@ -306,6 +308,11 @@ def build(plan: Plan) -> Runtime:
         tools_local=tools_local,
         rotated=rotated,
     )
+
+
+def _known(step: ContainerPlan | JobPlan) -> tuple[str, ...]:
+    """What is registered before a step: what it comes after, and what it waits for by itself."""
+    return (*step.after, *step.waits_for) if isinstance(step, JobPlan) else step.after
 
 
 def secrets_in(text: Text) -> frozenset[SecretKey]:
@@ -448,7 +455,7 @@ def _container(plan: Plan, service: PlannedService, container: PlannedContainer)
         health=HealthPlan(
             argv=probe.argv(spec.health, spec.ports, spec.image),
             interval_s=spec.health.interval_s,
-            timeout_s=spec.health.timeout_s,
+            timeout_s=probe.timeout_s(spec.health, spec.image),
             retries=spec.health.retries,
             start_period_s=spec.health.start_period_s,
         ),
@@ -614,8 +621,9 @@ def _generation(plan: Plan, service: PlannedService, job: Job) -> dict[str, str]
 def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
     own = () if job.first else tuple(container.docker_name for container in service.containers)
     uses_databases = bool(service.spec.databases) and not job.first
-    after = own + _after(plan, service, _values_of(plan, job), uses_databases=uses_databases)
-    return _job_plan(
+    needed = _after(plan, service, _values_of(plan, job), uses_databases=uses_databases)
+    after, waits_for = (needed, own) if job.waits else (own + needed, ())
+    planned = _job_plan(
         plan,
         service,
         job,
@@ -628,6 +636,7 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
         after=tuple(dict.fromkeys(after)),
         triggers=tuple(resolve(plan, service, value) for value in job.triggers),
     )
+    return replace(planned, waits_for=waits_for)
 
 
 def _job_name(plan: Plan, service: PlannedService, job: Job) -> str:

@@ -145,6 +145,9 @@ def administration(ctx: ProofContext) -> None:
 
     Asked by the job that retired it, which has that credential and tries it once more.
     """
+    ctx.step("whether Keycloak answers")  # the job would wait for it
+    with ctx.stranger() as stranger:
+        expect(stranger.get(ctx.outputs.issuer), 200, "Keycloak should answer")
     ctx.step("the credential of the first start, once more")
     said = ctx.run_job("administration")
     if "administers alone" not in said:

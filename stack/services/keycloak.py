@@ -181,8 +181,8 @@ SERVICE = ServiceSpec(
             zones=frozenset({Zone.APP, Zone.DATA}),
             env={
                 **JAVA,
-                "KIT_HOST": Ref("keycloak", "http", template="{host}"),
-                "KIT_PORT": Ref("keycloak", "http", template="{port}"),
+                "KIT_HOST": Ref("keycloak", "http", template="{host}", start=False),
+                "KIT_PORT": Ref("keycloak", "http", template="{port}", start=False),
                 "KIT_ADMIN": ADMIN_CLIENT,
                 "KIT_BOOTSTRAP": BOOTSTRAP_CLIENT,
             },
@@ -199,6 +199,7 @@ SERVICE = ServiceSpec(
             # The script by itself takes 5 MB.
             memory_mb=768,
             timeout_s=900,
+            waits=True,
         ),
     ),
     secrets=(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from stack.derive.probe import NoProbeError, argv
+from stack.derive.probe import STARTING_S, NoProbeError, argv, timeout_s
 from stack.model import Command, HealthCheck, Http, ImagePin, Port, Tcp
 from tests.factories import IMAGE
 
@@ -79,6 +81,38 @@ def test_tcp(server: int, program: str) -> None:
 
 def test_nothing_listens_is_not_well() -> None:
     assert run(argv(check(Http("web", "/ok")), (Port("web", 1),), image("bash"))) != 0
+
+
+def test_a_container_that_starts_is_asked_again_until_it_is_ready() -> None:
+    """Process 1 of the machine is older than any start period: here, all are starting, or none."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    ready = HTTPServer(("127.0.0.1", number), Handler, bind_and_activate=False)
+    ready.allow_reuse_address = True
+
+    def later() -> None:
+        time.sleep(1)
+        ready.server_bind()
+        ready.server_activate()
+        ready.serve_forever()
+
+    threading.Thread(target=later, daemon=True).start()
+    health = dataclasses.replace(check(Http("web", "/ok")), start_period_s=10**9)
+    ports = (Port("web", number),)
+    assert run(argv(dataclasses.replace(health, start_period_s=0), ports, image("bash"))) != 0
+    assert run(argv(health, ports, image("bash"))) == 0
+    ready.shutdown()
+    ready.server_close()
+    assert timeout_s(health, image("bash")) == 3 + STARTING_S
+    assert timeout_s(health, image("curl")) == 3
+
+
+def test_one_that_does_not_get_ready_is_given_up_in_time() -> None:
+    health = dataclasses.replace(check(Http("web", "/ok")), start_period_s=10**9)
+    command = argv(health, (Port("web", 1),), image("bash"))
+    quick = (*command[:2], command[2].replace(f"SECONDS < {STARTING_S}", "SECONDS < 1"))
+    assert quick != command and run(quick) == 1
 
 
 def test_a_command_is_taken_as_it_is() -> None:

@@ -4,29 +4,37 @@
 # door goes last.
 #
 # Nobody else's work is undone: people who administer the master realm are named, not removed.
+#
+# It is started beside the server, and waits for it. A server that does not answer, or not yet, ends an attempt; the next
+# one begins from the start. So it does not matter when the server is replaced meanwhile.
 set -euo pipefail
+trap '' PIPE # a server that hangs up ends an attempt, not this script
 
 master=/admin/realms/master
 token=''
+patience=${KIT_PATIENCE:-600}
+again=75
 
 say() { printf '%s\n' "$*"; }
 stop() { say "$*"; exit 1; }
+absent() { say "$*" >/tmp/absent; exit "$again"; }
 
 # ask METHOD PATH [BODY [TYPE]]: sets `status` and `answer`. Bodies are ASCII, so a length is that in bytes. HTTP/1.0:
 # the answer comes in one piece. What is secret goes through the connection, not into a program's arguments.
 ask() {
     local body=${3:-}
-    exec 3<>"/dev/tcp/$KIT_HOST/$KIT_PORT"
+    exec 3<>"/dev/tcp/$KIT_HOST/$KIT_PORT" || absent 'nobody answers'
     {
         printf '%s %s HTTP/1.0\r\nHost: %s\r\nX-Forwarded-Proto: https\r\nAccept: application/json\r\n' "$1" "$2" "$KIT_HOST"
         [ -z "$token" ] || printf 'Authorization: Bearer %s\r\n' "$token"
         printf 'Content-Type: %s\r\nContent-Length: %s\r\n\r\n%s' "${4:-application/json}" "${#body}" "$body"
-    } >&3
+    } >&3 || absent "$1 $2: the connection ended"
     answer=$(timeout 60 cat <&3 || true)
     exec 3>&-
     status=${answer#* }
     status=${status%%[!0-9]*}
     answer=${answer#*$'\r\n\r\n'}
+    case $status in '' | 502 | 503 | 504) absent "$1 $2: answered ${status:-nothing}" ;; esac
 }
 
 wanted() { # wanted WHAT STATUS...: what was asked last must have been answered so
@@ -98,45 +106,58 @@ make() {
     wanted "giving $KIT_ADMIN the role admin" 204
 }
 
-if ! ours; then
-    login "$(</run/kit/previous.form)" || login "$(</run/kit/bootstrap.form)" || recover
-    make
-    ours || stop "$KIT_ADMIN was made, and is refused (${status:-no answer})"
-    say "$KIT_ADMIN administers from now on"
-fi
+work() {
+    if ! ours; then
+        login "$(</run/kit/previous.form)" || login "$(</run/kit/bootstrap.form)" || recover
+        make
+        ours || stop "$KIT_ADMIN was made, and is refused (${status:-no answer})"
+        say "$KIT_ADMIN administers from now on"
+    fi
 
-# Only with the new credential in hand, and proven, do the others go.
-id_of "$KIT_BOOTSTRAP"
-if [ -n "$id" ]; then
-    ask DELETE "$master/clients/$id"
-    wanted "retiring $KIT_BOOTSTRAP" 204 404
-    say "$KIT_BOOTSTRAP is retired"
-fi
-while ask GET "$master/clients?clientId=kit-recovery-&search=true&first=0&max=1"; do
-    wanted 'looking for temporary clients' 200
-    [[ $answer =~ ^\[\{\"id\":\"([0-9a-f-]{36})\" ]] || break
-    ask DELETE "$master/clients/${BASH_REMATCH[1]}"
-    wanted 'removing a temporary client' 204 404
+    # Only with the new credential in hand, and proven, do the others go.
+    id_of "$KIT_BOOTSTRAP"
+    if [ -n "$id" ]; then
+        ask DELETE "$master/clients/$id"
+        wanted "retiring $KIT_BOOTSTRAP" 204 404
+        say "$KIT_BOOTSTRAP is retired"
+    fi
+    while ask GET "$master/clients?clientId=kit-recovery-&search=true&first=0&max=1"; do
+        wanted 'looking for temporary clients' 200
+        [[ $answer =~ ^\[\{\"id\":\"([0-9a-f-]{36})\" ]] || break
+        ask DELETE "$master/clients/${BASH_REMATCH[1]}"
+        wanted 'removing a temporary client' 204 404
+    done
+
+    ask GET "$master/roles/admin/users"
+    wanted 'who administers' 200
+    others=$(grep -o '"username":"[^"]*"' <<<"$answer" | cut -d '"' -f 4 | grep -vx "service-account-$KIT_ADMIN" | tr '\n' ' ' || true)
+    ask GET "$master/roles/admin/groups"
+    wanted 'which groups administer' 200
+    [ "${answer:0:2}" = '[]' ] || others+='and members of groups '
+    ask GET "$master/clients?max=1000"
+    wanted 'which clients there are' 200
+    services=$(grep -o '"serviceAccountsEnabled":true' <<<"$answer" | wc -l)
+    [ "$services" = 1 ] || others+="and $((services - 1)) more service clients "
+    ask GET "$master/users/count"
+    wanted 'how many people the master realm has' 200
+    people=$answer
+
+    if login "$(</run/kit/previous.form)"; then stop "the secret that $KIT_ADMIN had before still gets in"; fi
+    if login "$(</run/kit/bootstrap.form)"; then stop "$KIT_BOOTSTRAP still gets in: its credential was not retired"; fi
+    if [ -n "$others" ] || [ "$people" != 0 ]; then
+        say "$KIT_BOOTSTRAP is refused; besides $KIT_ADMIN there are in the master realm: $people people, administrators: ${others:-none}"
+    else
+        say "$KIT_ADMIN administers alone; $KIT_BOOTSTRAP is refused"
+    fi
+}
+
+while :; do
+    set +e # bash would ignore it within the attempt, were that part of a condition
+    (set -e; work) 2>/tmp/said
+    code=$?
+    set -e
+    [ "$code" != "$again" ] || [ "$SECONDS" -ge "$patience" ] || { sleep 0.3; continue; }
+    [ "$code" != "$again" ] || say "gave up after $SECONDS s: $(</tmp/absent)"
+    [ "$code" = 0 ] || cat /tmp/said >&2
+    exit "$code"
 done
-
-ask GET "$master/roles/admin/users"
-wanted 'who administers' 200
-others=$(grep -o '"username":"[^"]*"' <<<"$answer" | cut -d '"' -f 4 | grep -vx "service-account-$KIT_ADMIN" | tr '\n' ' ' || true)
-ask GET "$master/roles/admin/groups"
-wanted 'which groups administer' 200
-[ "${answer:0:2}" = '[]' ] || others+='and members of groups '
-ask GET "$master/clients?max=1000"
-wanted 'which clients there are' 200
-services=$(grep -o '"serviceAccountsEnabled":true' <<<"$answer" | wc -l)
-[ "$services" = 1 ] || others+="and $((services - 1)) more service clients "
-ask GET "$master/users/count"
-wanted 'how many people the master realm has' 200
-people=$answer
-
-if login "$(</run/kit/previous.form)"; then stop "the secret that $KIT_ADMIN had before still gets in"; fi
-if login "$(</run/kit/bootstrap.form)"; then stop "$KIT_BOOTSTRAP still gets in: its credential was not retired"; fi
-if [ -n "$others" ] || [ "$people" != 0 ]; then
-    say "$KIT_BOOTSTRAP is refused; besides $KIT_ADMIN there are in the master realm: $people people, administrators: ${others:-none}"
-else
-    say "$KIT_ADMIN administers alone; $KIT_BOOTSTRAP is refused"
-fi
