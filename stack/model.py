@@ -585,8 +585,8 @@ class Command:
 class HealthCheck:
     """The Docker health check, in seconds. The interval bounds how late `up` notices that a service is ready.
 
-    Where the image has bash, a check over HTTP does not wait for the next one while the container starts: it asks
-    again by itself (stack/derive/probe.py).
+    Where the image has bash, node or python3, a check over HTTP does not wait for the next one while the container
+    starts: it asks again by itself (stack/derive/probe.py).
     """
 
     test: Http | Tcp | Command

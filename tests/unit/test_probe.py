@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from stack.derive import probe
 from stack.derive.probe import STARTING_S, NoProbeError, argv, timeout_s
 from stack.model import Command, HealthCheck, Http, ImagePin, Port, Tcp
 from tests.factories import IMAGE
@@ -83,7 +84,8 @@ def test_nothing_listens_is_not_well() -> None:
     assert run(argv(check(Http("web", "/ok")), (Port("web", 1),), image("bash"))) != 0
 
 
-def test_a_container_that_starts_is_asked_again_until_it_is_ready() -> None:
+@pytest.mark.parametrize("program", ["bash", "node", "python3"])
+def test_a_container_that_starts_is_asked_again_until_it_is_ready(program: str) -> None:
     """Process 1 of the machine is older than any start period: here, all are starting, or none."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -100,19 +102,27 @@ def test_a_container_that_starts_is_asked_again_until_it_is_ready() -> None:
     threading.Thread(target=later, daemon=True).start()
     health = dataclasses.replace(check(Http("web", "/ok")), start_period_s=10**9)
     ports = (Port("web", number),)
-    assert run(argv(dataclasses.replace(health, start_period_s=0), ports, image("bash"))) != 0
-    assert run(argv(health, ports, image("bash"))) == 0
+    assert run(argv(dataclasses.replace(health, start_period_s=0), ports, image(program))) != 0
+    assert run(argv(health, ports, image(program))) == 0
     ready.shutdown()
     ready.server_close()
-    assert timeout_s(health, image("bash")) == 3 + STARTING_S
+    assert timeout_s(health, image(program)) == 3 + STARTING_S
     assert timeout_s(health, image("curl")) == 3
 
 
-def test_one_that_does_not_get_ready_is_given_up_in_time() -> None:
+@pytest.mark.parametrize("program", ["bash", "node", "python3"])
+def test_one_that_does_not_get_ready_is_given_up_in_time(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     health = dataclasses.replace(check(Http("web", "/ok")), start_period_s=10**9)
-    command = argv(health, (Port("web", 1),), image("bash"))
-    quick = (*command[:2], command[2].replace(f"SECONDS < {STARTING_S}", "SECONDS < 1"))
-    assert quick != command and run(quick) == 1
+    monkeypatch.setattr(probe, "STARTING_S", 1)
+    assert run(argv(health, (Port("web", 1),), image(program))) == 1
+
+
+@pytest.mark.parametrize("program", ["bash", "node", "python3"])
+def test_a_server_that_says_nothing_is_not_well(program: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        assert run(argv(check(Http("web", "/ok")), (Port("web", silent.getsockname()[1]),), image(program))) != 0
+    assert time.monotonic() - begin < 15
 
 
 def test_a_command_is_taken_as_it_is() -> None:
