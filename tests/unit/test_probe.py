@@ -94,7 +94,7 @@ def test_a_container_that_starts_is_asked_again_until_it_is_ready(program: str) 
     ready.allow_reuse_address = True
 
     def later() -> None:
-        time.sleep(1)
+        time.sleep(0.4)
         ready.server_bind()
         ready.server_activate()
         ready.serve_forever()
@@ -121,7 +121,8 @@ def test_one_that_does_not_get_ready_is_given_up_in_time(program: str, monkeypat
 def test_a_server_that_says_nothing_is_not_well(program: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
-        assert run(argv(check(Http("web", "/ok")), (Port("web", silent.getsockname()[1]),), image(program))) != 0
+        health = dataclasses.replace(check(Http("web", "/ok")), timeout_s=2)
+        assert run(argv(health, (Port("web", silent.getsockname()[1]),), image(program))) != 0
     assert time.monotonic() - begin < 15
 
 
