@@ -250,6 +250,14 @@ class OwnUrl:
 
 
 @dataclass(frozen=True)
+class OwnPath:
+    """The path of the domain that one of the service's own routes is at (Route.movable); `otherwise`: none."""
+
+    route: str
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
 class RouteUrl:
     """The public URL of a route of another service, without a trailing slash, plus `path`. No start edge."""
 
@@ -359,6 +367,7 @@ class LeafCertificates:
 Value = (
     str
     | OwnUrl
+    | OwnPath
     | RouteUrl
     | Issuer
     | Ref
@@ -767,6 +776,9 @@ class Access(StrEnum):
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
 
+    movable: the operator may put it at a path of the domain itself instead (`paths` of the settings). Requests arrive
+    with that path, which the service takes from OwnPath; all paths here are below it.
+
     paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
     open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
 
@@ -779,6 +791,7 @@ class Route:
     name: str
     port: str
     access: Access
+    movable: bool = False
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()
