@@ -688,7 +688,8 @@ class Job:
     """A one-shot container: idempotent, run after the service is healthy, again when its inputs change.
 
     Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
-    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds.
+    argv. first: it runs before the service's containers, and none of them is touched unless it succeeds. after_realm:
+    of the identity provider, once the realm, its clients and its people are made.
     """
 
     name: str
@@ -704,6 +705,7 @@ class Job:
     memory_mb: int = 256
     timeout_s: int = 300
     first: bool = False
+    after_realm: bool = False
 
 
 # ------------------------------------------------------------------------- what a service asks of the others
