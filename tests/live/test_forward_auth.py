@@ -319,6 +319,57 @@ def test_what_is_open_is_called_without_a_login_and_hears_of_nobody(front: Front
     assert not [name for name in heard if name.startswith(("x-kit-", "x-auth-request-"))]
 
 
+LOGIN = "__Secure-kit-login"
+
+
+@pytest.mark.parametrize("name", [LOGIN, f"{LOGIN}_0", f"{LOGIN}_csrf_x"])
+def test_a_webhook_does_not_set_the_logins_cookie(front: Front, eve: httpx.Client, name: str) -> None:
+    """Whoever opens what a workflow answers stays who they are, and nobody is made somebody else."""
+    run = prove._Run(front.live.outputs, front.live.plan, prove.Steps(_quiet()))
+    context = prove._Context(run, "n8n")
+    path = f"{context.prefix}cookie"
+    workflow = n8n._workflow(path)
+    value = f"{name}=somebody-elses; Path=/; Domain=.kit.localhost; Secure; HttpOnly"
+    entries = [{"name": "Set-Cookie", "value": value}, {"name": "X-Answered", "value": "by the workflow"}]
+    workflow["nodes"][2]["parameters"]["options"] = {"responseHeaders": {"entries": entries}}
+    n8n._owner(context, verb="make", workflow=workflow)
+    hook = f"{front.urls['n8n']}/webhook/{path}"
+    try:
+        mine = [cookie.value for cookie in eve.cookies.jar if cookie.name == LOGIN]
+        trial.eventually(lambda: eve.post(hook, json={}).status_code == 200, 60)
+        answer = eve.post(hook, json={})
+        assert answer.headers["x-answered"] == "by the workflow"
+        told = answer.headers.get_list("set-cookie")
+        assert told and not any("somebody-elses" in line for line in told), told
+        assert [cookie.value for cookie in eve.cookies.jar if cookie.name == LOGIN] == mine
+        assert who(eve, front)["email"] == "eve@kit.localhost"
+    finally:
+        n8n.cleanup(context)
+        run.close()
+
+
+def test_nobody_becomes_somebody_else_by_a_change_of_address_in_n8n(front: Front, eve: httpx.Client) -> None:
+    """n8n knows people by their address, which comes from the login. Its profile page changes names alone."""
+    url = f"{front.urls['n8n']}/rest/me"
+    origin = {**PROGRAM, "Origin": front.urls["n8n"]}
+    people = 'select email from "user" order by email'
+    before = front.sql(people)
+    admin = front.live.plan.settings.admin_email
+    for address in (admin, admin.upper(), "vic@kit.localhost", "somebody@example.org"):
+        profile = {"email": address, "firstName": "Eve", "lastName": "Évé"}
+        answer = eve.patch(url, json=profile, headers=origin)
+        assert answer.status_code >= 400, f"{address}: {answer.status_code} {answer.text[:300]}"
+        assert front.sql(people) == before
+    profile = {"email": "eve@kit.localhost", "firstName": "Eva", "lastName": "Évé"}
+    answer = eve.patch(url, json=profile, headers=origin)
+    assert answer.status_code == 200, answer.text[:300]
+    assert not [line for line in answer.headers.get_list("set-cookie") if line.startswith("n8n-auth=ey")]
+    assert (who(eve, front)["email"], who(eve, front)["firstName"]) == ("eve@kit.localhost", "Eva")
+    visitor, _ = front.person("eve", front.urls["n8n"])
+    with closing(visitor):
+        assert who(visitor, front)["email"] == "eve@kit.localhost"
+
+
 ASK = """
 const [url, headers] = JSON.parse(process.argv[1]);
 fetch(url, { headers }).then(async (a) => console.log(a.status, (await a.text()).slice(0, 200)));
@@ -510,6 +561,59 @@ def test_without_the_login_service_such_routes_are_shut_and_all_else_works(
     finally:
         docker("start", front.live.name("oauth2-proxy"))
     trial.eventually(lambda: eve.get(f"{front.urls['n8n']}/rest/login", headers=PROGRAM).status_code == 200, 60)
+
+
+def test_without_the_store_of_sessions_nobody_gets_in_and_it_is_said(front: Front, eve: httpx.Client) -> None:
+    """Redis is away: no page opens, for whoever has a login or none, and soon all are told to try again."""
+    assert who(eve, front)["email"] == "eve@kit.localhost"
+    docker("stop", "-t", "2", front.live.name("redis"))
+    try:
+        begin, seen = time.monotonic(), set[int]()
+        with front.stranger() as stranger:
+            while time.monotonic() < begin + 90:
+                answers = [
+                    visitor.get(f"{front.urls[name]}{path}", headers=headers, follow_redirects=False)
+                    for visitor in (eve, stranger)
+                    for name, path in (("n8n", "/rest/login"), ("consul", "/ui/"))
+                    for headers in (PROGRAM, PAGE)
+                ]
+                now = {answer.status_code for answer in answers}
+                seen |= now
+                assert now <= {302, 401, 503}, now
+                if now == {503}:
+                    break
+            else:
+                raise AssertionError(f"the front door never said that logging in does not work: {seen}")
+            page = stranger.get(f"{front.urls['n8n']}/", headers=PAGE)
+            assert "Logging in does not work just now" in page.text and page.headers["retry-after"] == "5"
+            assert stranger.get(front.live.outputs.issuer).status_code == 200
+        print(f"said after {time.monotonic() - begin:.1f} s")
+    finally:
+        docker("start", front.live.name("redis"))
+    trial.eventually(lambda: eve.get(f"{front.urls['n8n']}/", headers=PAGE).status_code == 200, 120)
+    assert who(eve, front)["email"] == "eve@kit.localhost"
+
+
+def test_before_n8n_has_its_owner_nobody_comes_first(front: Front, eve: httpx.Client) -> None:
+    """As between the start of n8n and the job that makes its owner: whoever comes then is told to wait."""
+    front.sql("""create table kit_kept as select * from "user" where "roleSlug" = 'global:owner'""")
+    front.sql("""delete from "user" where email = 'eve@kit.localhost'""")
+    front.sql("""update "user" set email = null, password = null where "roleSlug" = 'global:owner'""")
+    try:
+        docker("restart", "-t", "2", front.live.name("n8n"))
+        front.live.restarted("n8n")
+        trial.eventually(lambda: _told_to_wait(front, eve), 60)
+        assert front.sql("""select count(*) from "user" where email = 'eve@kit.localhost'""") == ["0"]
+    finally:
+        front.sql('update "user" u set email = k.email, password = k.password from kit_kept k where u.id = k.id')
+        front.sql("drop table kit_kept")
+    assert who(eve, front)["role"] == "global:member"
+
+
+def _told_to_wait(front: Front, visitor: httpx.Client) -> bool:
+    answer = visitor.get(f"{front.urls['n8n']}/", headers=PAGE)
+    assert answer.status_code in (403, 503), f"{answer.status_code} {answer.text[:300]}"
+    return answer.status_code == 403 and "n8n is being set up" in answer.text
 
 
 def test_with_another_cookie_secret_people_come_back_without_a_password(front: Front, eve: httpx.Client) -> None:
