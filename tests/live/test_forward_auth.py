@@ -27,7 +27,7 @@ from ops.progress import Progress
 from stack.derive.encode import encode
 from stack.model import Encoding
 from stack.plan import SecretKey
-from stack.proofs import n8n
+from stack.proofs import n8n, totp
 from tests.live import standing, trial
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
@@ -43,6 +43,7 @@ PEOPLE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "eve": (("editors",), {"email": "eve@kit.localhost", "emailVerified": True}),
     "vic": (("viewers",), {"email": "vic@kit.localhost", "emailVerified": True}),
     "ann": (("admins",), {"email": "ann@kit.localhost", "emailVerified": True}),
+    "tess": (("admins",), {"email": "tess@kit.localhost", "emailVerified": True}),
     "nobody": (("editors",), {}),
     "unsure": (("editors",), {"email": "unsure@kit.localhost", "emailVerified": False}),
 }
@@ -639,15 +640,13 @@ def test_with_another_cookie_secret_people_come_back_without_a_password(front: F
 # -------------------------------------------------------------------------------------------------------- in a browser
 
 
-def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
-    """Headless Chromium, as a person does it. Screenshots are artifacts."""
+def _chromium(tmp_path: Path) -> Any:
+    """A headless Chromium with a profile of its own."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (browser and driver):
         pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     options = webdriver.ChromeOptions()
@@ -656,7 +655,66 @@ def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Pat
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_path: Path) -> None:
+    """Keycloak's own page, in a browser: an app is set up at the first login, and asked for at the next."""
+    chrome = _chromium(tmp_path)
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    account = f"{front.live.outputs.issuer}/account"
+    try:
+        chrome.set_page_load_timeout(180)
+        wait = WebDriverWait(chrome, 120, poll_frequency=1)
+
+        def fill(**fields: str) -> None:
+            for name, text in fields.items():
+                wait.until(lambda page, name=name: page.find_elements(By.ID, name))
+                chrome.find_element(By.ID, name).send_keys(text)
+            chrome.find_element(By.CSS_SELECTOR, "#kc-login, #saveTOTPBtn").click()
+
+        def shown(words: str) -> None:
+            wait.until(lambda page: words in page.find_element(By.TAG_NAME, "body").text)
+
+        chrome.get(f"{account}/")
+        fill(username="tess", password=PASSWORD)
+        wait.until(lambda page: page.find_elements(By.ID, "totp"))
+        key = chrome.find_element(By.ID, "totpSecret").get_attribute("value")
+        app = totp.Authenticator(key.encode())
+        fill(totp=app.next(), userLabel="the phone")
+        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, 'input[name="email"]'))
+        shown("Personal info")
+        address = chrome.find_element(By.CSS_SELECTOR, 'input[name="email"]')
+        wait.until(lambda _: address.get_attribute("value") == "tess@kit.localhost")
+        chrome.save_screenshot(str(ARTIFACTS / "account.png"))
+        chrome.get(f"{account}/account-security/signing-in")
+        shown("the phone")
+        chrome.save_screenshot(str(ARTIFACTS / "account-signing-in.png"))
+
+        front.realm.call("POST", f"/users/{front.realm.user('tess')}/logout")
+        chrome.delete_all_cookies()
+        chrome.get(f"{account}/")
+        fill(username="tess", password=PASSWORD)
+        fill(otp="000000")
+        shown("Invalid authenticator code")
+        fill(otp=app.next())
+        shown("Personal info")
+    except BaseException:
+        print(chrome.current_url, chrome.find_element(By.TAG_NAME, "body").text[:2000])
+        chrome.save_screenshot(str(ARTIFACTS / "failed.png"))
+        raise
+    finally:
+        chrome.quit()
+
+
+def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
+    """Headless Chromium, as a person does it. Screenshots are artifacts."""
+    chrome = _chromium(tmp_path)
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
     base, issuer = front.urls["n8n"], front.live.outputs.issuer
     try:
         chrome.set_page_load_timeout(180)

@@ -620,6 +620,16 @@ class TestPeople:
             answer = visitor.get(f"{issuer}/protocol/openid-connect/logout", params=leaving)
             assert answer.status_code == 400, answer.url
 
+    def test_inside_the_chat_a_viewer_may_not_what_an_administrator_may(self, realm: Realm) -> None:
+        with realm.admin() as admin:
+            for name in ("ben", "cara.x"):
+                admin.set_password(admin.user_id(name), CHOSEN)
+        for name, role, status in (("ben", "user", 401), ("cara.x", "admin", 200)):
+            session = realm.enter(name, CHOSEN)
+            assert session.get("/api/v1/auths/").json()["role"] == role
+            for path in ("/api/v1/users/", "/api/v1/auths/admin/config", "/api/v1/configs/export"):
+                assert session.get(path).status_code == status, f"{name} {path}"
+
     def test_kcwarden_finds_nothing(self, realm: Realm, tmp_path: Path) -> None:
         """The rules of a tool made for it, from MEDIUM on, over the realm as it stands: no exception for any client."""
         with realm.admin() as admin:
