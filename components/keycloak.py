@@ -16,6 +16,7 @@ CLIENT_TIMEOUT_S = 60  # the provider's default of 5 s is less than a Pi needs f
 class KeycloakAccessArgs:
     """url: a literal, the same whether Keycloak runs or not, so that its being replaced leaves all this alone.
 
+    path: below which it is there, without a trailing slash.
     after: the server is there; nothing is asked of it before.
     client_id: a service client of the master realm. It is not the bootstrap user, whose password cannot be changed
     by setting it anew.
@@ -25,6 +26,7 @@ class KeycloakAccessArgs:
     client_id: str
     client_secret: pulumi.Input[str]
     ca_pem: pulumi.Input[str] | None = None
+    path: str = ""
     realm: str = "master"
     after: After = ()
 
@@ -42,7 +44,7 @@ class KeycloakAccess(pulumi.ComponentResource):
             realm=args.realm,
             client_id=args.client_id,
             client_secret=pulumi.Output.secret(args.client_secret),
-            base_path="",
+            base_path=args.path,
             # With True every preview, and every `up` that has nothing to do with Keycloak, fails while it is down.
             initial_login=False,
             client_timeout=CLIENT_TIMEOUT_S,

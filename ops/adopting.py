@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import httpx
 
-from ops import console, deploying, frontdoor
+from ops import console, deploying
 from ops.console import KitError
-from ops.identity import Administration
+from ops.identity import Administration, administration
 from ops.progress import Progress
 from ops.pulumirun import Pulumi
 from ops.session import Session
@@ -52,8 +52,7 @@ def realm(session: Session, pulumi: Pulumi, plan: Plan, progress: Progress, log:
     without = ("--exclude", f"urn:**{REALM}**", "--exclude-dependents")
     deploying.update(session, pulumi, progress, log, f"stack {session.stack}, without its realm", *without)
     outputs = StackOutputs.from_dict(session.outputs(pulumi))
-    with frontdoor.browser(plan.settings.domain, plan.settings.bind_address, outputs.ca_pem) as visitor:
-        admin = Administration(visitor, outputs.admin_url.rstrip("/"), outputs)
+    with administration(plan, outputs) as admin:
         ask = asking(admin)
         if ask("") is None:
             return None
@@ -67,8 +66,7 @@ def realm(session: Session, pulumi: Pulumi, plan: Plan, progress: Progress, log:
 
 def password(plan: Plan, outputs: StackOutputs) -> None:
     """The first administrator gets the password of this state: nobody knows the one of the lost state."""
-    with frontdoor.browser(plan.settings.domain, plan.settings.bind_address, outputs.ca_pem) as visitor:
-        admin = Administration(visitor, outputs.admin_url.rstrip("/"), outputs)
+    with administration(plan, outputs) as admin:
         user = admin.found(outputs.admin_user).get(outputs.admin_user)
         if user:
             admin.set_password(user, outputs.admin_password)

@@ -111,6 +111,7 @@ class Facts:
     images: str = "registry"
     registries_silent: tuple[str, ...] = ()
     outside_s: float | None = None  # by how much clocks outside are ahead of ours
+    written_s: float | None = None  # by how much the time at which the state was last written is ahead of ours
     foreign: str = ""
     lost_volumes: tuple[str, ...] = ()
     locks_gone: tuple[Gone, ...] = ()
@@ -387,6 +388,13 @@ def _clock(facts: Facts) -> Check:
         return _fail(
             "clock",
             f"is {abs(facts.outside_s):.0f} s {'behind' if facts.outside_s > 0 else 'ahead of'} that of others",
+            "tokens, certificates and codes of authenticator apps need the right time: sudo timedatectl set-ntp true",
+        )
+    if facts.outside_s is None and facts.written_s is not None and facts.written_s > MAX_SKEW_S:
+        # Which of the two was wrong nobody says here: a machine without a battery for its clock loses time while off.
+        return _warn(
+            "clock",
+            f"is {facts.written_s:.0f} s behind the time of the last deployment: it is wrong now, or was then",
             "tokens, certificates and codes of authenticator apps need the right time: sudo timedatectl set-ntp true",
         )
     return _ok("clock", "plausible" if facts.outside_s is None else "right")

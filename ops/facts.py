@@ -63,6 +63,7 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
             images=session.chosen_images or source.REGISTRY,
             registries_silent=registries.result()[0],
             outside_s=registries.result()[1],
+            written_s=_written(session),
             locks_gone=_gone(session, plan) if found else (),
             gpu=gpu_facts() if plan and plan.host.gpu and not remote else None,
             **facts_of_state,
@@ -269,6 +270,14 @@ def _registries(session: Session, plan: Plan | None) -> tuple[tuple[str, ...], f
     found = source.probe(source.registry_hosts(pin.repository for pin in used_images(plan)))
     clocks = [item.clock_s for item in found if item.clock_s is not None]
     return tuple(item.host for item in found if not item.answers), min(clocks, key=abs, default=None)
+
+
+def _written(session: Session) -> float | None:
+    """By how much the time at which the state was last written is ahead of ours; None where there is no such file."""
+    checkpoint = session.state.checkpoint
+    with contextlib.suppress(OSError):
+        return checkpoint.stat().st_mtime - time.time() if checkpoint else None
+    return None
 
 
 def _unresolved(plan: Plan | None) -> tuple[str, ...]:

@@ -384,6 +384,10 @@ class _Context:
     def realm(self) -> Mapping[str, Any]:
         return self._run.administration().realm()
 
+    def administered(self, path: str) -> Any:
+        answer = self._run.administration().get(path)
+        return None if answer.status_code == 404 else answer.json()
+
     def login(self, start: str) -> Login:
         return self._run.login(start)
 

@@ -237,7 +237,8 @@ class Deployment:
             opts=self._docker(),
         )
 
-    def _job(self, step: JobPlan) -> Job | Database | Reload:
+    def _job(self, step: JobPlan, after: After = (), triggers: Iterable[Input[str]] = ()) -> Job | Database | Reload:
+        """The job of a step. after, triggers: beside those that the step names."""
         if step.reloads:
             return self._reload(step)
         args = JobArgs(
@@ -253,9 +254,9 @@ class Deployment:
             memory_mb=step.memory_mb,
             timeout_s=step.timeout_s,
             labels=step.labels,
-            triggers=(*(self._render(text) for text in step.triggers), *self._holders(step)),
+            triggers=(*(self._render(text) for text in step.triggers), *self._holders(step), *triggers),
             digest_key=self.digest_key,
-            after=self._after(step.after),
+            after=[*self._after(step.after), *after],
         )
         if step.grant is None:
             return Job(step.name, args, opts=self._docker())
@@ -350,12 +351,14 @@ class Deployment:
             return
         provider = service.spec.identity_provider
         admin_url = f"https://127.0.0.1:{self.plan.settings.admin_port}"
+        path = self.plan.path(service.spec.routes[0])
         admin_secret = self.secrets[SecretKey(service.name, provider.admin_secret)]
         after = self._identity_runs(service)
         access = KeycloakAccess(
             "identity",
             KeycloakAccessArgs(
                 url=admin_url,
+                path=path,
                 client_id=provider.admin_client_id,
                 client_secret=admin_secret,
                 ca_pem=self.ca.ca_pem,
@@ -415,7 +418,10 @@ class Deployment:
                 ),
                 opts=options,
             )
-        self._export(provider, admin_url, admin_secret)
+        for step in self.runtime.after_realm:
+            # A realm that is made anew has another id of its own kind: a group's, for its own is its name.
+            self._job(step, after=[flows.bound], triggers=[realm.everybody_group_id])
+        self._export(provider, admin_url + path, admin_secret)
 
     def _rules(self, service: PlannedService) -> dict[str, Any]:
         """What the settings say about the realm, in the words of RealmArgs."""

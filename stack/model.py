@@ -250,6 +250,14 @@ class OwnUrl:
 
 
 @dataclass(frozen=True)
+class OwnPath:
+    """The path of the domain that one of the service's own routes is at (Route.movable); `otherwise`: none."""
+
+    route: str
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
 class RouteUrl:
     """The public URL of a route of another service, without a trailing slash, plus `path`. No start edge."""
 
@@ -359,6 +367,7 @@ class LeafCertificates:
 Value = (
     str
     | OwnUrl
+    | OwnPath
     | RouteUrl
     | Issuer
     | Ref
@@ -684,7 +693,8 @@ class Job:
 
     Its inputs are its image, command, env, files and `triggers`. `files` are secret-safe: uploaded, never in env or
     argv. first: it runs before the service's containers, and none of them is touched unless it succeeds. waits: it is
-    made beside them and waits for them by itself, which spares the way to it the start of a container.
+    made beside them and waits for them by itself, which spares the way to it the start of a container. after_realm: of
+    the identity provider, once the realm, its clients and its people are made.
     """
 
     name: str
@@ -701,6 +711,7 @@ class Job:
     timeout_s: int = 300
     first: bool = False
     waits: bool = False
+    after_realm: bool = False
 
 
 # ------------------------------------------------------------------------- what a service asks of the others
@@ -773,6 +784,9 @@ class Access(StrEnum):
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
 
+    movable: the operator may put it at a path of the domain itself instead (`paths` of the settings). Requests arrive
+    with that path, which the service takes from OwnPath; all paths here are below it.
+
     paths: where not empty, only these are let through, exactly, and what is below those that end in a slash.
     open: path prefixes, "/" at both ends, that need no login although the rest of the route does.
 
@@ -785,6 +799,7 @@ class Route:
     name: str
     port: str
     access: Access
+    movable: bool = False
     websocket: bool = False
     streaming: bool = False
     deny: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ class StackOutputs:
     """A stack as its operator sees it.
 
     urls: route name -> public URL without a trailing slash. ca_pem: certificate of the stack's CA.
-    issuer: URL of the realm. admin_url: the identity provider's loopback-only listener, `https://127.0.0.1:8444`.
+    issuer: URL of the realm. admin_url: the identity provider's loopback-only listener, `https://127.0.0.1:8444`,
+    and its path where it is at one.
     admin_client_*: the service client of the identity provider's own (master) realm.
     admin_user, admin_password: the permanent administrator of the realm.
     keys: what people need for programs of their own, "service/secret" -> value.

@@ -214,14 +214,22 @@ class Plan:
         wish = rotation.wish(self.settings.rotation, key.owner, key.name, keeper)
         return PlannedSecret(key=key, source=source, rotates=how, keeper=keeper, generation=wish.number, days=wish.days)
 
-    def host_name(self, route: Route) -> str:
-        """The public host name of a route, without a port."""
-        return f"{route.name}.{self.settings.domain}"
+    def path(self, route: Route) -> str:
+        """The path of the domain that a route is at, without a trailing slash; "" for one with a host name."""
+        return self.settings.paths.get(route.name, "")
 
-    def url(self, route: Route) -> str:
-        """The public URL of a route, without a trailing slash; the port only where it is not 443."""
+    def host_name(self, route: Route) -> str:
+        """The public host name of a route, without a port. Routes at paths share one: the domain."""
+        return self.settings.domain if self.path(route) else f"{route.name}.{self.settings.domain}"
+
+    def origin(self, route: Route) -> str:
+        """Whence a browser calls a route's pages: scheme, host, and the port only where it is not 443."""
         port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"
         return f"https://{self.host_name(route)}{port}"
+
+    def url(self, route: Route) -> str:
+        """The public URL of a route, without a trailing slash."""
+        return self.origin(route) + self.path(route)
 
 
 def database_secret(owner: str, database: str) -> SecretKey:

@@ -46,6 +46,7 @@ class Settings:
     http_port: int = 8080
     https_port: int = 8443
     admin_port: int = 8444
+    paths: Mapping[str, str] = field(default_factory=dict[str, str])
     profiles: tuple[str, ...] = ("chat",)
     services: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -244,6 +245,14 @@ def _language(value: str) -> str:
     return value
 
 
+def _path(value: str) -> tuple[str, str]:
+    """auth = /keycloak -> the route, and its path."""
+    name, equals, path = (part.strip() for part in value.partition("="))
+    if not equals or not re.fullmatch(r"[a-z][a-z0-9-]*", name) or not re.fullmatch(r"/[a-z][a-z0-9-]{0,30}", path):
+        raise UnfitError("is not ROUTE = /PATH, such as auth = /keycloak: one word of small letters, digits and dashes")
+    return name, path
+
+
 _MAIL = _matching(persons.MAIL, "mail address, such as me@home.example")
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
@@ -316,6 +325,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="http_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
+            Key(field="paths", kind=Kind.ARRAY, check=_path),
             Key(field="profiles", kind=Kind.ARRAY, check=_PROFILE),
             Key(field="services", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
@@ -419,6 +429,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 # Written as lists of name=value.
 MAPPINGS = frozenset(
     {
+        "paths",
         "workflow_parameters",
         "airgap_images",
         "image_locks",
@@ -627,12 +638,22 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
         if name in values.get("without", ()):
             fix = 'stands in "without" as well. "without" never had it, "retired" keeps the data it had: choose one'
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
+    problems += _paths(values.get("paths", {}))
     problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
     problems += _sessions(values)
     problems += _mail(values)
     mail = values.get("admin_email", default_of(KEYS["adminEmail"]))
     problems += persons.together(values.get("people", ()), values.get("groups", ()), mail)
     return problems
+
+
+def _paths(paths: Mapping[str, str]) -> Iterator[Problem]:
+    """Each path leads to one route."""
+    owners: dict[str, str] = {}
+    for index, (name, path) in enumerate(paths.items()):
+        if path in owners:
+            yield Problem(where=f"paths[{index}]", what=path, fix=f"leads to {owners[path]} already: choose another")
+        owners.setdefault(path, name)
 
 
 def _sessions(values: Mapping[str, Any]) -> Iterator[Problem]:

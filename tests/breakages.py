@@ -39,6 +39,7 @@ from stack.model import (
     Mount,
     NoBackup,
     OidcClient,
+    OwnPath,
     OwnUrl,
     Port,
     Proof,
@@ -490,6 +491,19 @@ OF_APP: tuple[Breakage, ...] = (
         ),
         says="one is there without the other",
     ),
+    Breakage(
+        name="moved, and it cannot be",
+        change=_nothing,
+        settings={"paths": {"app": "/app"}},
+        says="app can be at a host name of its own only",
+    ),
+    Breakage(
+        name="moved, and nobody's",
+        change=_nothing,
+        settings={"paths": {"nope": "/app"}},
+        says='no service has a route "nope"',
+    ),
+    Breakage(name="a path of no route", change=_env(OwnPath("nope")), says='the service has no route "nope"'),
     Breakage(name="left out and needed", change=_nothing, settings={"without": ("cache",)}, says="app needs it"),
     Breakage(name="retired and needed", change=_nothing, settings={"retired": ("cache",)}, says="app needs it"),
     Breakage(

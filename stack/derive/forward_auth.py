@@ -122,15 +122,15 @@ def question(plan: Plan, route: Route, condition: str) -> Iterator[str]:
     """Lines that find out who a request of the route is from, where `condition` holds of it."""
     yield f"http-request set-var(txn.login) str(down) if {condition}"
     asked = f"host_{route.name} {{ var(txn.login) -m str down }}"
-    yield f"http-request lua.login {','.join(groups(route))} {plan.url(route)} if {asked}"
+    yield f"http-request lua.login {','.join(groups(route))} {plan.origin(route)} if {asked}"
     known = f"host_{route.name} {{ var(txn.login) -m str in }}"
     # One cookie for several hosts: a page of one of them must not act in another's name, by a form or a websocket.
-    foreign = f"{{ req.hdr(origin) -m found }} !{{ req.fhdr(origin) -m str -i {plan.url(route)} }}"
+    foreign = f"{{ req.hdr(origin) -m found }} !{{ req.fhdr(origin) -m str -i {plan.origin(route)} }}"
     for acts in ("!{ method GET HEAD OPTIONS }", "{ req.hdr(upgrade) -m found }"):
         yield f"http-request set-var(txn.login) str(foreign) if {known} {foreign} {acts}"
     if route.logout:
         # By its own button alone: a link or a picture elsewhere logs nobody out.
-        yield f"http-request lua.logout if {known} {{ path -m str {route.logout} }} {{ method POST }}"
+        yield f"http-request lua.logout if {known} {{ path -m str {plan.path(route)}{route.logout} }} {{ method POST }}"
     if route.voucher:
         value = f"%[str({route.name}),map_str({CONFIG_DIR}/{VOUCHERS})]"
         yield f"http-request set-header {VOUCHER} {value} if {known}"

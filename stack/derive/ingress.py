@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stack.derive import forward_auth
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.derive.values import endpoint, route_named
@@ -40,7 +42,7 @@ NO_LOGIN = "This address needs a login that this stack does not offer."
 
 
 def config(plan: Plan) -> str:
-    """The whole file. Routes are matched by exact host name, whatever port the browser names."""
+    """The whole file. Routes are matched by exact host name, whatever port the browser names, and path if any."""
     fronts: list[str] = []
     backends: list[str] = []
     choices: list[str] = []
@@ -57,7 +59,8 @@ def config(plan: Plan) -> str:
             RESOLVERS.strip() + "\n",
             HEALTH.strip() + "\n",
             _plain(plan),
-            _public(plan, [*fronts, *choices]),  # every rule of every route comes before the first choice
+            # Every rule of every route comes before the first choice.
+            _public(plan, [*_at_paths(plan), *fronts, *choices]),
             *_admin(plan),
             *_login(plan),
             *backends,
@@ -98,7 +101,7 @@ defaults
 
 
 def _hosts(plan: Plan) -> str:
-    return " ".join(plan.host_name(owned.item) for owned in plan.routes)
+    return " ".join(dict.fromkeys(plan.host_name(owned.item) for owned in plan.routes))
 
 
 # The host name as routes know it: no port, no trailing dot, lower case.
@@ -153,10 +156,27 @@ def _public(plan: Plan, fronts: list[str]) -> str:
 """
 
 
+def _at_paths(plan: Plan) -> list[str]:
+    """Which of the routes that share a host a request is for: by its path as it is written, which nobody rewrites."""
+    moved = [owned.item for owned in plan.routes if plan.path(owned.item)]
+    if not moved:
+        return []
+    host = plan.settings.domain
+    lines = ["# Routes at paths of one host.", f"acl shared_host {_HOST} -m str {host}"]
+    for route in moved:
+        path, is_at = plan.path(route), f"http-request set-var(txn.route) str({route.name})"
+        lines.append(f"{is_at} if shared_host {{ path -m str {path} }} || shared_host {{ path -m beg {path}/ }}")
+    lines.append(
+        f"http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} "
+        "if shared_host !{ var(txn.route) -m found }"
+    )
+    return ["".join(f"    {line}\n" for line in lines) + "\n"]
+
+
 def _front(plan: Plan, service: PlannedService, route: Route) -> str:
-    host = plan.host_name(route)
-    acl = f"host_{route.name}"
-    lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
+    acl, at = f"host_{route.name}", plan.path(route)
+    match = f"var(txn.route) -m str {route.name}" if at else f"{_HOST} -m str {plan.host_name(route)}"
+    lines = [f"# {_source(service)}: {plan.host_name(route)}{at} ({route.access})", f"acl {acl} {match}"]
     below = tuple(path for path in route.paths if path != "/" and path.endswith("/"))
     if route.open or below:
         # A path is taken as it is written, and one that a server could read as another's is below no folder.
@@ -165,7 +185,7 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     if forward_auth.needs_login(route):
         spared = ""
         if route.open:
-            lines.append(f"acl open_{route.name} path -m beg {' '.join(route.open)}")
+            lines.append(f"acl open_{route.name} path -m beg {_below(at, route.open)}")
             spared = f" !open_{route.name} || {acl} odd_{route.name}"
         if forward_auth.provider(plan):
             lines += forward_auth.question(plan, route, f"{acl}{spared}")
@@ -176,20 +196,25 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     if route.deny:
         lines.append(
             f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)} "
-            f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {' '.join(route.deny)} }} "
+            f"if {acl} {{ path,url_dec,regsub(/+,/,g) -m beg -i {_below(at, route.deny)} }} "
             f"|| {acl} {{ path,url_dec -m reg {quoted(DOTTED_PATH)} }}"  # which a server may read as one of them
         )
     if route.paths:
-        lines.append(_only(route, below))
+        lines.append(_only(plan, route, below))
     return "".join(f"    {line}\n" for line in lines) + "\n"
 
 
-def _only(route: Route, below: tuple[str, ...]) -> str:
+def _below(at: str, paths: Iterable[str]) -> str:
+    """A route's paths as they arrive where it is at one itself."""
+    return " ".join(at + path for path in paths)
+
+
+def _only(plan: Plan, route: Route, below: tuple[str, ...]) -> str:
     """Refuse what is none of the route's paths. The path as it came: one that is written otherwise is none of them."""
-    acl = f"host_{route.name}"
+    acl, at = f"host_{route.name}", plan.path(route)
     exact = [path for path in route.paths if path not in below]
-    allowed = [f"!{{ path -m str {' '.join(exact)} }}"] if exact else []
-    allowed += [f"!{{ path -m beg {' '.join(below)} }}"] if below else []
+    allowed = [f"!{{ path -m str {_below(at, exact)} }}"] if exact else []
+    allowed += [f"!{{ path -m beg {_below(at, below)} }}"] if below else []
     refusal = f"http-request deny deny_status 403 content-type text/plain string {quoted(DENIED)}"
     return f"{refusal} if {acl} {' '.join(allowed)}" + (f" || {acl} odd_{route.name}" if below else "")
 

@@ -63,15 +63,15 @@ def _client(plan: Plan, service: PlannedService, client: OidcClient) -> ClientPl
         root_url=root,
         redirect_uris=tuple(root + path for path in client.redirect_paths),
         post_logout_redirect_uris=(root + client.logout_path,) if client.logout_path else (),
-        backchannel_logout_url=_backchannel(service, route, client.backchannel_logout_path),
-        web_origins=(root,),
+        backchannel_logout_url=_backchannel(plan, service, route, client.backchannel_logout_path),
+        web_origins=(plan.origin(route),),
         roles=tuple(ClientRole(name=name, audience=Audience(who)) for name, who in sorted(client.roles.items())),
     )
 
 
-def _backchannel(service: PlannedService, route: Route, path: str) -> str:
+def _backchannel(plan: Plan, service: PlannedService, route: Route, path: str) -> str:
     """Inside, past the front door: no name to find, no certificate to trust, and logouts work while it reloads."""
     if not path:
         return ""
     host, port = endpoint(service, route.port)
-    return f"http://{host}:{port}{path}"
+    return f"http://{host}:{port}{plan.path(route)}{path}"

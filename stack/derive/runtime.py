@@ -222,7 +222,10 @@ class DataVolume:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """All of a plan's networks, data volumes, containers and jobs. Each step comes after what it needs."""
+    """All of a plan's networks, data volumes, containers and jobs. Each step comes after what it needs.
+
+    after_realm: jobs that are no steps: the realm, which these wait for, is no container.
+    """
 
     networks: tuple[NetworkOfZone, ...]
     volumes: tuple[DataVolume, ...]
@@ -230,6 +233,7 @@ class Runtime:
     tools_image: str  # delivers files and sets owners
     tools_local: bool
     rotated: Mapping[SecretKey, str]  # secrets of a later generation -> the job that has their server take it
+    after_realm: tuple[JobPlan, ...] = ()
 
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:
@@ -279,7 +283,7 @@ def build(plan: Plan) -> Runtime:
                 reload = _reload(plan, service, container, planned)
                 steps[reload.name] = reload
         for job in service.spec.jobs:
-            if not _waits_for_rotation(plan, service, job):
+            if not job.after_realm and not _waits_for_rotation(plan, service, job):
                 planned_job = _job(plan, service, job)
                 steps[planned_job.name] = planned_job
     if plan.running:
@@ -307,6 +311,9 @@ def build(plan: Plan) -> Runtime:
         tools_image=tools_image,
         tools_local=tools_local,
         rotated=rotated,
+        after_realm=tuple(
+            _job(plan, service, job) for service in plan.running for job in service.spec.jobs if job.after_realm
+        ),
     )
 
 
@@ -561,7 +568,7 @@ def _networks(
     own = (host_name,) if host_name else ()
     public: tuple[str, ...] = ()
     if publishes and Role.INGRESS in service.spec.roles:
-        public = tuple(plan.host_name(owned.item) for owned in plan.routes)
+        public = tuple(dict.fromkeys(plan.host_name(owned.item) for owned in plan.routes))
     return tuple(
         NetworkPlan(
             zone=zone,

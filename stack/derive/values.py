@@ -17,6 +17,7 @@ from stack.model import (
     FromSettings,
     Issuer,
     LeafCertificates,
+    OwnPath,
     OwnUrl,
     Ref,
     Role,
@@ -107,6 +108,8 @@ def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
             return tuple(piece for part in parts for piece in resolve(plan, owner, part))
         case OwnUrl(route, path):
             return (plan.url(route_named(owner.spec, route)) + path,)
+        case OwnPath(route, otherwise):
+            return (plan.path(route_named(owner.spec, route)) or otherwise,)
         case RouteUrl(service, route, path):
             return (plan.url(route_named(plan.service(service).spec, route)) + path,)
         case Issuer(path):

@@ -29,6 +29,7 @@ from stack.model import (
     Never,
     NoBackup,
     Overlap,
+    OwnPath,
     OwnUrl,
     Problem,
     Provided,
@@ -393,7 +394,7 @@ def own_values(selection: Selection) -> Iterator[Problem]:
 def own_value(selection: Selection, spec: ServiceSpec, mention: Mention) -> Problem | None:
     where, target = at(spec, mention.path), selection.host.target
     match mention.value:
-        case OwnUrl(name):
+        case OwnUrl(name) | OwnPath(name):
             return absent(where, "route", name, (route.name for route in spec.routes))
         case DatabaseUrl(name) | DatabasePassword(name) | DatabaseUser(name):
             return absent(where, "database", name, (database.name for database in spec.databases))

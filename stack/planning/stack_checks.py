@@ -168,6 +168,22 @@ def routes(selection: Selection) -> Iterator[Problem]:
                     yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
 
 
+def moved(selection: Selection) -> Iterator[Problem]:
+    """Only routes that are there, and of services that can be at a path, are moved to one."""
+    known = {route.name: (spec, route) for spec in selection.catalog.values() for route in spec.routes}
+    known |= {route.name: (spec, route) for spec in selection.chosen.values() for route in spec.routes}
+    movable = sorted(name for name, (_, route) in known.items() if route.movable)
+    for index, name in enumerate(selection.settings.paths):
+        where, some = f"paths[{index}]", f"Those that can be at a path: {listed(movable)}"
+        if name not in known:
+            yield Problem(
+                where=where, what=f"no service has a route {shown(name)}", fix=did_you_mean(name, known) + some
+            )
+        elif name not in movable:
+            what = f"{known[name][0].name} can be at a host name of its own only"
+            yield Problem(where=where, what=what, fix=f"take {name} out. {some}")
+
+
 def logins(selection: Selection) -> Iterator[Problem]:
     """What a route says about the login in front of it fits, and nobody has to log in in order to log in."""
     for spec in selection.chosen.values():
@@ -348,6 +364,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     databases,
     issuer,
     routes,
+    moved,
     logins,
     aliases,
     rotations,

@@ -74,6 +74,10 @@ class ProofContext(Protocol):
         """The realm as its administration describes it: Keycloak's RealmRepresentation."""
         ...
 
+    def administered(self, path: str) -> Any:
+        """What the realm's administration says at a path below the realm, JSON; None where nothing is."""
+        ...
+
     def step(self, title: str) -> None:
         """Say what is tried next: it is named when it fails."""
         ...

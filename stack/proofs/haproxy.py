@@ -16,9 +16,10 @@ def tls(ctx: ProofContext) -> None:
     with ctx.stranger() as browser:
         browser.follow_redirects = False
         for owned in ctx.plan.routes:
-            url, host = ctx.plan.url(owned.item), ctx.plan.host_name(owned.item)
+            url, host = ctx.plan.origin(owned.item), ctx.plan.host_name(owned.item)
             ctx.step(f"certificate of {host}")
-            wait_for(lambda url=url: _answered(browser, url), 60, f"{host} did not answer over TLS")
+            page = f"{ctx.plan.url(owned.item)}/"
+            wait_for(lambda page=page: _answered(browser, page), 60, f"{host} did not answer over TLS")
             ctx.step(f"plain HTTP to {host}")
             plain = browser.get(f"http://{host}:{settings.http_port}/a/page?with=query")
             if plain.status_code != 301 or plain.headers.get("location") != f"{url}/a/page?with=query":
@@ -26,15 +27,16 @@ def tls(ctx: ProofContext) -> None:
                     f"http://{host} answered {plain.status_code} {plain.headers.get('location', '')}, not a way to TLS"
                 )
         ctx.step("a name that is not ours")
-        unknown = browser.get(f"http://{settings.domain}:{settings.http_port}/")
+        other = f"no-such-name.{settings.domain}"
+        unknown = browser.get(f"http://{other}:{settings.http_port}/")
         if unknown.status_code != 404:
-            raise ProofError(f"http://{settings.domain} answered {unknown.status_code} instead of 404")
+            raise ProofError(f"http://{other} answered {unknown.status_code} instead of 404")
 
 
-def _answered(browser: httpx.Client, url: str) -> bool | None:
+def _answered(browser: httpx.Client, page: str) -> bool | None:
     try:
         # Right after a start the front door may not have noticed yet that a service is ready.
-        return True if browser.get(f"{url}/").status_code != 503 else None
+        return True if browser.get(page).status_code != 503 else None
     except httpx.ConnectError as problem:
         if "certificate" in str(problem).lower():
             raise ProofError(f"the certificate does not verify: {problem}") from None

@@ -10,7 +10,8 @@ import secrets
 import time
 from email.utils import parsedate_to_datetime
 from html import unescape
-from urllib.parse import parse_qs, urlencode, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import httpx
 
@@ -152,6 +153,60 @@ def administration(ctx: ProofContext) -> None:
     said = ctx.run_job("administration")
     if "administers alone" not in said:
         raise ProofError(f"{said}. Whoever that is: docs/services/keycloak.md says how to look and what to do")
+
+
+def own_clients(ctx: ProofContext) -> None:
+    """Keycloak's own clients give no token for a password, no code without PKCE, and nothing that outlives a logout."""
+    ctx.step("what the realm's own clients have")
+    said = ctx.run_job("realm")
+    if "no more" not in said:
+        raise ProofError(said)
+    with ctx.stranger() as stranger:
+        ctx.step("admin-cli asks for a token by a password")
+        form = {"grant_type": "password", "client_id": "admin-cli", "username": "nobody", "password": "none"}
+        answer = stranger.post(f"{ctx.outputs.issuer}/protocol/openid-connect/token", data=form)
+        if "unauthorized_client" not in answer.text:
+            raise ProofError(f"a password was answered {answer.status_code}, and not that admin-cli may send none")
+        ctx.step("a code without PKCE")
+        query = {"client_id": "account", "redirect_uri": f"{ctx.outputs.issuer}/account/", "response_type": "code"}
+        address = f"{ctx.outputs.issuer}/protocol/openid-connect/auth"
+        answer = stranger.get(address, params=query, follow_redirects=False)
+        if "error=invalid_request" not in answer.headers.get("location", ""):
+            raise ProofError(f"a login without PKCE was answered {answer.status_code}")
+
+
+def management(ctx: ProofContext) -> None:
+    """Nobody of the realm may change it: the configuration gives nobody such a right, who has one got it by hand.
+
+    Looked for is whatever leads to a role of realm-management: a person or a service's account that has it, a group, a
+    role that contains it; and the permissions that an administrator can give without any role.
+    """
+    ctx.step("permissions by hand")
+    if ctx.realm().get("adminPermissionsEnabled"):
+        raise ProofError(f"the realm hands out permissions of administrators to people. {_TAKE_AWAY}")
+    ctx.step("who has a role of realm-management")
+    clients: list[dict[str, Any]] = ctx.administered("/clients?max=10000") or []
+    management = next((client["id"] for client in clients if client["clientId"] == "realm-management"), None)
+    if management is None:
+        return
+    found: set[str] = set()
+    for role in ctx.administered(f"/clients/{management}/roles?max=1000"):
+        for kind, name in (("users", "username"), ("groups", "name")):
+            path = f"/clients/{management}/roles/{quote(role['name'], safe='')}/{kind}?max=1000"
+            holders: list[dict[str, Any]] = ctx.administered(path) or []
+            found |= {f"{kind[:-1]} {each[name]} ({role['name']})" for each in holders}
+    ctx.step("which roles contain one")
+    others = [f"/clients/{client['id']}/roles" for client in clients if client["id"] != management]
+    for path in ("/roles", *others):
+        roles: list[dict[str, Any]] = ctx.administered(f"{path}?max=1000") or []
+        for role in roles:
+            if role.get("composite") and ctx.administered(f"/roles-by-id/{role['id']}/composites/clients/{management}"):
+                found.add(f"role {role['name']}")
+    if found:
+        raise ProofError(f"the realm can be changed by {', '.join(sorted(found))}. {_TAKE_AWAY}")
+
+
+_TAKE_AWAY = "The configuration gives nobody that: docs/services/keycloak.md says how to look and how to take it away"
 
 
 def _claims(token: str) -> dict[str, object]:

@@ -15,6 +15,7 @@ from stack.model import (
     DatabaseUser,
     Encoding,
     File,
+    FromSettings,
     Generated,
     HealthCheck,
     Http,
@@ -23,6 +24,7 @@ from stack.model import (
     InTemplate,
     Job,
     Never,
+    OwnPath,
     OwnUrl,
     Port,
     Proof,
@@ -91,6 +93,18 @@ bootstrap-admin-client-secret={bootstrap_secret}
 )
 
 
+# For the server alone: its program in the job below serves nobody, and would build itself anew for it.
+AT_A_PATH = Template(
+    (
+        *CONFIG.parts,
+        "\n# At a path of the domain. Also build options; health and metrics stay where they are.\n",
+        "http-relative-path=",
+        OwnPath("auth"),
+        "\nhttp-management-relative-path=/\n",
+    )
+)
+
+
 def _form(client: str, secret: str, *, previous: bool = False) -> Template:
     """The request for a token by client credentials."""
     form = f"grant_type=client_credentials&client_id={client}&client_secret={{secret}}"
@@ -112,6 +126,16 @@ ADMINISTRATOR = Template(
 )
 
 
+# How a job of it finds the administration.
+ADMIN_API = {
+    "KIT_HOST": Ref("keycloak", "http", template="{host}", start=False),
+    "KIT_PORT": Ref("keycloak", "http", template="{port}", start=False),
+    "KIT_PATH": OwnPath("auth"),
+    "KIT_ADMIN": ADMIN_CLIENT,
+}
+API = File(name="api.sh", source=Static("api.sh"))
+
+
 def _outside(spec: ServiceSpec, *secrets: Secret) -> ServiceSpec:
     """With a way out, and what is kept secret there."""
     main = spec.container()
@@ -119,6 +143,15 @@ def _outside(spec: ServiceSpec, *secrets: Secret) -> ServiceSpec:
     why = "it sends mail, or asks another provider, and keeps what it knows in the database"
     main = replace(main, zones=main.zones | {Zone.EGRESS}, way_out=why)
     return replace(spec, containers=(main, *others), secrets=(*spec.secrets, *secrets))
+
+
+def _at_a_path(spec: ServiceSpec) -> ServiceSpec:
+    """Below a path of the domain: with the build that this takes, which no image carries."""
+    main = spec.container()
+    others = tuple(container for container in spec.containers if container is not main)
+    files = tuple(replace(file, source=AT_A_PATH) if file.name == "keycloak.conf" else file for file in main.files)
+    why = "the path is an option of its build, and no image carries a build for one: made at the first start"
+    return replace(spec, containers=(replace(main, files=files, writable=Writable(why)), *others))
 
 
 def _mail(settings: Settings) -> str:
@@ -181,13 +214,12 @@ SERVICE = ServiceSpec(
             zones=frozenset({Zone.APP, Zone.DATA}),
             env={
                 **JAVA,
-                "KIT_HOST": Ref("keycloak", "http", template="{host}", start=False),
-                "KIT_PORT": Ref("keycloak", "http", template="{port}", start=False),
-                "KIT_ADMIN": ADMIN_CLIENT,
+                **ADMIN_API,
                 "KIT_BOOTSTRAP": BOOTSTRAP_CLIENT,
             },
             files=(
                 File(name="administration.sh", source=Static("administration.sh")),
+                API,
                 File(name="keycloak.conf", source=CONFIG),
                 File(name="client.json", source=ADMINISTRATOR),
                 File(name="admin.form", source=_form(ADMIN_CLIENT, ADMIN)),
@@ -200,6 +232,22 @@ SERVICE = ServiceSpec(
             memory_mb=768,
             timeout_s=900,
             waits=True,
+        ),
+        Job(
+            name="realm",
+            image=images.KEYCLOAK,
+            user="1000:0",
+            entrypoint=("/bin/bash", "/run/kit/realm.sh"),
+            command=(),
+            zones=frozenset({Zone.APP}),
+            env={**ADMIN_API, "KIT_REALM": FromSettings(lambda settings: settings.realm)},
+            files=(
+                File(name="realm.sh", source=Static("realm.sh")),
+                API,
+                File(name="admin.form", source=_form(ADMIN_CLIENT, ADMIN)),
+            ),
+            memory_mb=64,
+            after_realm=True,
         ),
     ),
     secrets=(
@@ -224,13 +272,20 @@ SERVICE = ServiceSpec(
             options={"none": lambda spec: spec, "open": _outside, "login": lambda spec: _outside(spec, MAIL_PASSWORD)},
         ),
         *(_provider(kind) for kind in ProviderKind),
+        Choice(
+            key="paths",
+            read=lambda settings: "path" if "auth" in settings.paths else "name",
+            options={"name": lambda spec: spec, "path": _at_a_path},
+        ),
     ),
     # Health and metrics live on the management port, which has no route; denied here too, should they move.
-    routes=(Route(name="auth", port="http", access=Access.PUBLIC, deny=("/metrics", "/health")),),
+    routes=(Route(name="auth", port="http", access=Access.PUBLIC, movable=True, deny=("/metrics", "/health")),),
     proofs=(
         Proof("a new user logs in", "stack.proofs.keycloak:login"),
         Proof("health and metrics stay inside", "stack.proofs.keycloak:closed"),
         Proof("administrators are asked for a second factor", "stack.proofs.keycloak:second_factor"),
         Proof("nobody but the program administers", "stack.proofs.keycloak:administration"),
+        Proof("its own clients have no more than they need", "stack.proofs.keycloak:own_clients"),
+        Proof("nobody in the realm manages it", "stack.proofs.keycloak:management"),
     ),
 )

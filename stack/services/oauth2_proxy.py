@@ -54,8 +54,8 @@ CALLBACK = "/oauth2/callback"
 
 def config(plan: Plan) -> Template:
     """Its whole configuration: the routes it may lead back to come from the plan."""
-    hosts = (plan.url(owned.item).removeprefix("https://") for owned in forward_auth.guarded(plan))
-    back = ", ".join(f'"{host}"' for host in hosts)
+    hosts = (plan.origin(owned.item).removeprefix("https://") for owned in forward_auth.guarded(plan))
+    back = ", ".join(f'"{host}"' for host in dict.fromkeys(hosts))
     return Template.of(
         """\
 # Derived from the plan. Edits here are lost.

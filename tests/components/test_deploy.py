@@ -32,3 +32,25 @@ def test_the_identity_provider_is_asked_only_once_the_front_door_has_read_its_fi
     realm = recording.one("keycloak:index/realm:Realm")
     waited_for = recording.names(realm.dependencies)
     assert {"kit-dev-keycloak", "kit-dev-haproxy", "kit-dev-haproxy-reload"} <= waited_for
+
+
+def test_the_identity_provider_is_administered_below_its_path() -> None:
+    moved = planview.load_plan(ROOT, "dev", {"paths": ["auth = /keycloak"]})
+    recording = record(lambda: deploy.deploy(moved))
+    assert not recording.error
+    provider = recording.one("pulumi:providers:keycloak")
+    assert (provider.inputs["url"], provider.inputs["basePath"]) == ("https://127.0.0.1:8444", "/keycloak")
+
+
+def test_what_comes_after_the_realm_waits_for_its_login_flow_and_is_not_there_while_the_stack_is_down() -> None:
+    name = "kit-dev-keycloak-realm"
+    recording = record(lambda: deploy.deploy(resolved("dev")))
+    job = recording.one("docker:index/container:Container", name)
+    bindings = recording.one("keycloak:authentication/bindings:Bindings")
+    assert bindings.name in recording.names(job.dependencies)
+    # It waits for the realm, which waits for the jobs: those may not wait for it.
+    realm = recording.one("keycloak:index/realm:Realm")
+    assert name not in recording.names(realm.dependencies)
+    down = planview.load_plan(ROOT, "dev", {"down": True})
+    recording = record(lambda: deploy.deploy(down))
+    assert not [each for each in recording.all("docker:index/container:Container") if each.name == name]

@@ -13,6 +13,7 @@ from components import capabilities
 from components.flows import BROWSER, DIRECT_GRANT, FIRST_LOGIN, FLOWS, RESET, Flows, FlowsArgs, Step
 from components.identity_provider import Endpoints, IdentityProvider, IdentityProviderArgs
 from components.realm import AdminUser, Realm, RealmArgs, Smtp
+from stack.realm import BROWSER_FLOW
 from tests.components.recording import Recording, record
 
 ENDPOINTS = Endpoints(issuer="https://i", authorize="https://i/a", token="https://i/t", keys="https://i/k")
@@ -178,3 +179,8 @@ class TestProviders:
     def test_endpoints_are_for_oidc(self) -> None:
         with pytest.raises(ValueError, match="endpoints are for oidc"):
             IdentityProviderArgs(realm=None, flows=None, kind="oidc", client_id="c", client_secret="s")  # type: ignore[arg-type]
+
+
+def test_what_is_made_is_what_the_rest_looks_for() -> None:
+    """Components know nothing of the stack: the name of the flow stands in both."""
+    assert BROWSER == BROWSER_FLOW

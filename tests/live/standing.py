@@ -41,7 +41,8 @@ class Standing:
             ca_pem=self.trial.authority.ca_pem,
             realm=self.plan.settings.realm,
             issuer=values.issuer_url(self.plan) if provider else "none",
-            admin_url=f"https://127.0.0.1:{self.plan.settings.admin_port}",
+            admin_url=f"https://127.0.0.1:{self.plan.settings.admin_port}"
+            + (self.plan.path(provider.spec.routes[0]) if provider else ""),
             admin_client_id=identity.admin_client_id if identity else "none",
             admin_client_secret=secret,
             admin_user="admin-user",
@@ -62,7 +63,8 @@ class Standing:
 
     def job(self, name: str) -> JobPlan:
         """A job, by its service and name: <service>-<job>."""
-        return next(step for step in self.trial.runtime.jobs if step.name == self.name(name))
+        every = (*self.trial.runtime.jobs, *self.trial.runtime.after_realm)
+        return next(step for step in every if step.name == self.name(name))
 
     def image(self, service: str) -> str:
         return self.container(service).image
@@ -106,6 +108,8 @@ class Standing:
             self.plan.settings.realm,
             [(client, self.trial.secret(client.service, "oidc")) for client in oidc.clients(self.plan)],
         )
+        for job in self.trial.runtime.after_realm:
+            self.trial.run(job)
 
 
 class _OneService(Plan):

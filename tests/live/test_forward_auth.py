@@ -27,7 +27,7 @@ from ops.progress import Progress
 from stack.derive.encode import encode
 from stack.model import Encoding
 from stack.plan import SecretKey
-from stack.proofs import n8n
+from stack.proofs import n8n, totp
 from tests.live import standing, trial
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
@@ -43,6 +43,7 @@ PEOPLE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "eve": (("editors",), {"email": "eve@kit.localhost", "emailVerified": True}),
     "vic": (("viewers",), {"email": "vic@kit.localhost", "emailVerified": True}),
     "ann": (("admins",), {"email": "ann@kit.localhost", "emailVerified": True}),
+    "tess": (("admins",), {"email": "tess@kit.localhost", "emailVerified": True}),
     "nobody": (("editors",), {}),
     "unsure": (("editors",), {"email": "unsure@kit.localhost", "emailVerified": False}),
 }
@@ -319,6 +320,57 @@ def test_what_is_open_is_called_without_a_login_and_hears_of_nobody(front: Front
     assert not [name for name in heard if name.startswith(("x-kit-", "x-auth-request-"))]
 
 
+LOGIN = "__Secure-kit-login"
+
+
+@pytest.mark.parametrize("name", [LOGIN, f"{LOGIN}_0", f"{LOGIN}_csrf_x"])
+def test_a_webhook_does_not_set_the_logins_cookie(front: Front, eve: httpx.Client, name: str) -> None:
+    """Whoever opens what a workflow answers stays who they are, and nobody is made somebody else."""
+    run = prove._Run(front.live.outputs, front.live.plan, prove.Steps(_quiet()))
+    context = prove._Context(run, "n8n")
+    path = f"{context.prefix}cookie"
+    workflow = n8n._workflow(path)
+    value = f"{name}=somebody-elses; Path=/; Domain=.kit.localhost; Secure; HttpOnly"
+    entries = [{"name": "Set-Cookie", "value": value}, {"name": "X-Answered", "value": "by the workflow"}]
+    workflow["nodes"][2]["parameters"]["options"] = {"responseHeaders": {"entries": entries}}
+    n8n._owner(context, verb="make", workflow=workflow)
+    hook = f"{front.urls['n8n']}/webhook/{path}"
+    try:
+        mine = [cookie.value for cookie in eve.cookies.jar if cookie.name == LOGIN]
+        trial.eventually(lambda: eve.post(hook, json={}).status_code == 200, 60)
+        answer = eve.post(hook, json={})
+        assert answer.headers["x-answered"] == "by the workflow"
+        told = answer.headers.get_list("set-cookie")
+        assert told and not any("somebody-elses" in line for line in told), told
+        assert [cookie.value for cookie in eve.cookies.jar if cookie.name == LOGIN] == mine
+        assert who(eve, front)["email"] == "eve@kit.localhost"
+    finally:
+        n8n.cleanup(context)
+        run.close()
+
+
+def test_nobody_becomes_somebody_else_by_a_change_of_address_in_n8n(front: Front, eve: httpx.Client) -> None:
+    """n8n knows people by their address, which comes from the login. Its profile page changes names alone."""
+    url = f"{front.urls['n8n']}/rest/me"
+    origin = {**PROGRAM, "Origin": front.urls["n8n"]}
+    people = 'select email from "user" order by email'
+    before = front.sql(people)
+    admin = front.live.plan.settings.admin_email
+    for address in (admin, admin.upper(), "vic@kit.localhost", "somebody@example.org"):
+        profile = {"email": address, "firstName": "Eve", "lastName": "Évé"}
+        answer = eve.patch(url, json=profile, headers=origin)
+        assert answer.status_code >= 400, f"{address}: {answer.status_code} {answer.text[:300]}"
+        assert front.sql(people) == before
+    profile = {"email": "eve@kit.localhost", "firstName": "Eva", "lastName": "Évé"}
+    answer = eve.patch(url, json=profile, headers=origin)
+    assert answer.status_code == 200, answer.text[:300]
+    assert not [line for line in answer.headers.get_list("set-cookie") if line.startswith("n8n-auth=ey")]
+    assert (who(eve, front)["email"], who(eve, front)["firstName"]) == ("eve@kit.localhost", "Eva")
+    visitor, _ = front.person("eve", front.urls["n8n"])
+    with closing(visitor):
+        assert who(visitor, front)["email"] == "eve@kit.localhost"
+
+
 ASK = """
 const [url, headers] = JSON.parse(process.argv[1]);
 fetch(url, { headers }).then(async (a) => console.log(a.status, (await a.text()).slice(0, 200)));
@@ -512,6 +564,59 @@ def test_without_the_login_service_such_routes_are_shut_and_all_else_works(
     trial.eventually(lambda: eve.get(f"{front.urls['n8n']}/rest/login", headers=PROGRAM).status_code == 200, 60)
 
 
+def test_without_the_store_of_sessions_nobody_gets_in_and_it_is_said(front: Front, eve: httpx.Client) -> None:
+    """Redis is away: no page opens, for whoever has a login or none, and soon all are told to try again."""
+    assert who(eve, front)["email"] == "eve@kit.localhost"
+    docker("stop", "-t", "2", front.live.name("redis"))
+    try:
+        begin, seen = time.monotonic(), set[int]()
+        with front.stranger() as stranger:
+            while time.monotonic() < begin + 90:
+                answers = [
+                    visitor.get(f"{front.urls[name]}{path}", headers=headers, follow_redirects=False)
+                    for visitor in (eve, stranger)
+                    for name, path in (("n8n", "/rest/login"), ("consul", "/ui/"))
+                    for headers in (PROGRAM, PAGE)
+                ]
+                now = {answer.status_code for answer in answers}
+                seen |= now
+                assert now <= {302, 401, 503}, now
+                if now == {503}:
+                    break
+            else:
+                raise AssertionError(f"the front door never said that logging in does not work: {seen}")
+            page = stranger.get(f"{front.urls['n8n']}/", headers=PAGE)
+            assert "Logging in does not work just now" in page.text and page.headers["retry-after"] == "5"
+            assert stranger.get(front.live.outputs.issuer).status_code == 200
+        print(f"said after {time.monotonic() - begin:.1f} s")
+    finally:
+        docker("start", front.live.name("redis"))
+    trial.eventually(lambda: eve.get(f"{front.urls['n8n']}/", headers=PAGE).status_code == 200, 120)
+    assert who(eve, front)["email"] == "eve@kit.localhost"
+
+
+def test_before_n8n_has_its_owner_nobody_comes_first(front: Front, eve: httpx.Client) -> None:
+    """As between the start of n8n and the job that makes its owner: whoever comes then is told to wait."""
+    front.sql("""create table kit_kept as select * from "user" where "roleSlug" = 'global:owner'""")
+    front.sql("""delete from "user" where email = 'eve@kit.localhost'""")
+    front.sql("""update "user" set email = null, password = null where "roleSlug" = 'global:owner'""")
+    try:
+        docker("restart", "-t", "2", front.live.name("n8n"))
+        front.live.restarted("n8n")
+        trial.eventually(lambda: _told_to_wait(front, eve), 60)
+        assert front.sql("""select count(*) from "user" where email = 'eve@kit.localhost'""") == ["0"]
+    finally:
+        front.sql('update "user" u set email = k.email, password = k.password from kit_kept k where u.id = k.id')
+        front.sql("drop table kit_kept")
+    assert who(eve, front)["role"] == "global:member"
+
+
+def _told_to_wait(front: Front, visitor: httpx.Client) -> bool:
+    answer = visitor.get(f"{front.urls['n8n']}/", headers=PAGE)
+    assert answer.status_code in (403, 503), f"{answer.status_code} {answer.text[:300]}"
+    return answer.status_code == 403 and "n8n is being set up" in answer.text
+
+
 def test_with_another_cookie_secret_people_come_back_without_a_password(front: Front, eve: httpx.Client) -> None:
     """What making the secret anew means: programs in open pages are told 401, a page comes back by itself."""
     container = front.live.container("oauth2-proxy")
@@ -535,15 +640,13 @@ def test_with_another_cookie_secret_people_come_back_without_a_password(front: F
 # -------------------------------------------------------------------------------------------------------- in a browser
 
 
-def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
-    """Headless Chromium, as a person does it. Screenshots are artifacts."""
+def _chromium(tmp_path: Path) -> Any:
+    """A headless Chromium with a profile of its own."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (browser and driver):
         pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     options = webdriver.ChromeOptions()
@@ -552,7 +655,66 @@ def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Pat
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_path: Path) -> None:
+    """Keycloak's own page, in a browser: an app is set up at the first login, and asked for at the next."""
+    chrome = _chromium(tmp_path)
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    account = f"{front.live.outputs.issuer}/account"
+    try:
+        chrome.set_page_load_timeout(180)
+        wait = WebDriverWait(chrome, 120, poll_frequency=1)
+
+        def fill(**fields: str) -> None:
+            for name, text in fields.items():
+                wait.until(lambda page, name=name: page.find_elements(By.ID, name))
+                chrome.find_element(By.ID, name).send_keys(text)
+            chrome.find_element(By.CSS_SELECTOR, "#kc-login, #saveTOTPBtn").click()
+
+        def shown(words: str) -> None:
+            wait.until(lambda page: words in page.find_element(By.TAG_NAME, "body").text)
+
+        chrome.get(f"{account}/")
+        fill(username="tess", password=PASSWORD)
+        wait.until(lambda page: page.find_elements(By.ID, "totp"))
+        key = chrome.find_element(By.ID, "totpSecret").get_attribute("value")
+        app = totp.Authenticator(key.encode())
+        fill(totp=app.next(), userLabel="the phone")
+        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, 'input[name="email"]'))
+        shown("Personal info")
+        address = chrome.find_element(By.CSS_SELECTOR, 'input[name="email"]')
+        wait.until(lambda _: address.get_attribute("value") == "tess@kit.localhost")
+        chrome.save_screenshot(str(ARTIFACTS / "account.png"))
+        chrome.get(f"{account}/account-security/signing-in")
+        shown("the phone")
+        chrome.save_screenshot(str(ARTIFACTS / "account-signing-in.png"))
+
+        front.realm.call("POST", f"/users/{front.realm.user('tess')}/logout")
+        chrome.delete_all_cookies()
+        chrome.get(f"{account}/")
+        fill(username="tess", password=PASSWORD)
+        fill(otp="000000")
+        shown("Invalid authenticator code")
+        fill(otp=app.next())
+        shown("Personal info")
+    except BaseException:
+        print(chrome.current_url, chrome.find_element(By.TAG_NAME, "body").text[:2000])
+        chrome.save_screenshot(str(ARTIFACTS / "failed.png"))
+        raise
+    finally:
+        chrome.quit()
+
+
+def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
+    """Headless Chromium, as a person does it. Screenshots are artifacts."""
+    chrome = _chromium(tmp_path)
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
     base, issuer = front.urls["n8n"], front.live.outputs.issuer
     try:
         chrome.set_page_load_timeout(180)

@@ -273,6 +273,50 @@ def test_a_login_flow_dropped_by_hand_is_bound_again_by_one_up(clone: Clone, fir
         assert administration.realm()["browserFlow"] == ours["browserFlow"] != "browser"
 
 
+def test_the_login_moves_to_a_path_and_back_by_one_up_each(clone: Clone, first: Outcome) -> None:
+    """At https://<domain>/keycloak: every proof holds there, people stay who they were, and so they are afterwards."""
+    before = outputs_of(clone)
+    file = clone.directory / f"Pulumi.{STACK}.yaml"
+    own = file.read_text(encoding="utf-8")
+    ids = {name: user_id(before, name) for name in (before.admin_user,)}
+    document = yaml.safe_load(own)
+    document["config"]["ai-kit:paths"] = ["auth = /keycloak"]
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    try:
+        moved = clone.kit("up", STACK)
+        assert moved.code == 0, moved.text
+        after = outputs_of(clone)
+        port = httpx.URL(before.issuer).port
+        assert after.issuer == f"https://kit.localhost:{port}/keycloak/realms/kit"
+        assert after.admin_url == f"{before.admin_url}/keycloak"
+        assert {name: user_id(after, name) for name in ids} == ids
+        with frontdoor.browser("kit.localhost", "127.0.0.1", after.ca_pem) as visitor:
+            described = visitor.get(f"{after.issuer}/.well-known/openid-configuration").json()
+            assert described["issuer"] == after.issuer
+            own_addresses = {value for key, value in described.items() if key.endswith(("_endpoint", "_uri"))}
+            assert all(address.startswith(after.issuer) for address in own_addresses)
+            gone = httpx.URL(before.issuer).copy_with(path="/realms/kit")
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                visitor.get(gone)
+            for path in ("", "realms/kit", "keycloakx/realms/kit", "keycloak/metrics", "keycloak//health"):
+                answer = visitor.get(f"https://kit.localhost:{port}/{path}", follow_redirects=False)
+                assert answer.status_code in (403, 404), path
+        again = clone.kit("up", STACK)
+        assert again.code == 0 and "nothing to change" in again.text, again.text
+    finally:
+        file.write_text(own, encoding="utf-8")
+    back = clone.kit("up", STACK)
+    assert back.code == 0, back.text
+    assert (outputs_of(clone).issuer, outputs_of(clone).admin_url) == (before.issuer, before.admin_url)
+    assert {name: user_id(before, name) for name in ids} == ids
+    assert clone.dirt() == ""
+
+
+def user_id(outputs: StackOutputs, name: str) -> str:
+    with frontdoor.browser("kit.localhost", "127.0.0.1", outputs.ca_pem) as client:
+        return Administration(client, administered_at(outputs), outputs).user_id(name)
+
+
 def test_a_crash_heals_by_itself(clone: Clone, first: Outcome) -> None:
     before = container(STACK, "redis")
     kill(before)

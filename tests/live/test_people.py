@@ -266,7 +266,7 @@ def wider(spec):
 
 class Identity(Deployment):
     def __init__(self, planned):
-        self.plan, self.runtime = planned, runtime.build(planned)
+        self.plan, self.runtime = planned, replace(runtime.build(planned), after_realm=())  # the test's own
         known = given["secrets"].items()
         self.secrets = {{SecretKey(*key.split("/", 1)): Output.secret(value) for key, value in known}}
         self.admin_password, self.digest_key = Output.secret("correct horse battery"), Output.secret("any")
@@ -396,6 +396,8 @@ def realm(up: Standing, shared_project: Project) -> Realm:
     print(f"realm, clients, people: {time.monotonic() - begin:.1f} s")
     # Whoever comes first becomes the chat's administrator: as after every `up`, that is the permanent one.
     made.enter("admin-user", "correct horse battery")
+    for job in up.trial.runtime.after_realm:
+        assert "put right: account (no PKCE,offline tokens)" in up.trial.run(job)
     return made
 
 
@@ -618,8 +620,18 @@ class TestPeople:
             answer = visitor.get(f"{issuer}/protocol/openid-connect/logout", params=leaving)
             assert answer.status_code == 400, answer.url
 
-    def test_kcwarden_finds_nothing_in_what_is_ours(self, realm: Realm, tmp_path: Path) -> None:
-        """The rules of a tool made for it, from MEDIUM on, over the realm as it stands."""
+    def test_inside_the_chat_a_viewer_may_not_what_an_administrator_may(self, realm: Realm) -> None:
+        with realm.admin() as admin:
+            for name in ("ben", "cara.x"):
+                admin.set_password(admin.user_id(name), CHOSEN)
+        for name, role, status in (("ben", "user", 401), ("cara.x", "admin", 200)):
+            session = realm.enter(name, CHOSEN)
+            assert session.get("/api/v1/auths/").json()["role"] == role
+            for path in ("/api/v1/users/", "/api/v1/auths/admin/config", "/api/v1/configs/export"):
+                assert session.get(path).status_code == status, f"{name} {path}"
+
+    def test_kcwarden_finds_nothing(self, realm: Realm, tmp_path: Path) -> None:
+        """The rules of a tool made for it, from MEDIUM on, over the realm as it stands: no exception for any client."""
         with realm.admin() as admin:
             exported = admin._call(
                 "POST", "/partial-export", params={"exportClients": "true", "exportGroupsAndRoles": "true"}
@@ -627,15 +639,85 @@ class TestPeople:
         file = tmp_path / "realm.json"
         file.write_text(json.dumps(exported), encoding="utf-8")
         found = _kcwarden(file)
-        # Its own clients are as Keycloak makes them (docs/services/keycloak.md). Whether the server is the
-        # newest it asks the internet: the lock of images answers that, and `./kit images`.
-        own = {"account", "account-console", "admin-cli", "broker", "realm-management", "security-admin-console"}
+        # Whether the server is the newest it asks the internet: the lock of images answers that, and `./kit images`.
         told = [
             f"{each['severity']} {each['entity']}: {each['short_description']}"
             for each in found
-            if each["reporting_auditor"] != "KeycloakVersionShouldBeUpToDate" and each["entity"] not in own
+            if each["reporting_auditor"] != "KeycloakVersionShouldBeUpToDate"
         ]
         assert told == []
+
+    def test_its_own_clients_lose_what_nobody_needs_and_nothing_else(self, realm: Realm) -> None:
+        """However often the job runs, and whoever gave it back in between."""
+        job = realm.up.job("keycloak-realm")
+        with realm.admin() as admin:
+
+            def looks() -> dict[str, Any]:
+                return {each["clientId"]: each for each in admin._call("GET", "/clients").json()}
+
+            before = looks()
+            assert realm.up.trial.run(job).strip() == "Keycloak's own clients have what they need and no more"
+            assert looks() == before
+            scopes = {each["name"]: each["id"] for each in admin._call("GET", "/client-scopes").json()}
+            for name in ("admin-cli", "broker", "account"):
+                path = f"/clients/{before[name]['id']}"
+                kind = "default" if name == "account" else "optional"
+                admin._call("PUT", f"{path}/{kind}-client-scopes/{scopes['offline_access']}")
+            changed = {**before["admin-cli"], "directAccessGrantsEnabled": True}
+            changed.pop("optionalClientScopes")
+            admin._call("PUT", f"/clients/{changed['id']}", json=changed)
+            account = before["account"]
+            without = {**account["attributes"], "pkce.code.challenge.method": ""}
+            admin._call("PUT", f"/clients/{account['id']}", json={"clientId": "account", "attributes": without})
+            said = realm.up.trial.run(job)
+            for words in ("account (no PKCE,", "admin-cli (password grant,", "broker (offline tokens)"):
+                assert words in said, said
+            assert looks() == before
+
+    def test_who_was_given_the_realms_management_by_hand_is_seen(self, realm: Realm) -> None:
+        """A role of realm-management: to a person, to a group, inside a role; and permissions without any role."""
+        holds, said = realm.up.prove("keycloak")
+        assert "nobody in the realm manages it" in said
+        assert "can be changed by" not in said
+        with realm.admin() as admin:
+            call = admin._call
+            management = call("GET", "/clients", params={"clientId": "realm-management"}).json()[0]["id"]
+            role = call("GET", f"/clients/{management}/roles/manage-users").json()
+            user = admin.user_id("hand")
+            group = next(each["id"] for each in call("GET", "/groups").json() if each["name"] == "editors")
+            call("POST", "/roles", json={"name": "helper"})
+            helper = call("GET", "/roles/helper").json()
+            body = admin.realm()
+            steps: list[tuple[str, tuple[str, str, Any], tuple[str, str, Any]]] = [
+                (
+                    "user hand (manage-users)",
+                    ("POST", f"/users/{user}/role-mappings/clients/{management}", [role]),
+                    ("DELETE", f"/users/{user}/role-mappings/clients/{management}", [role]),
+                ),
+                (
+                    "group editors (manage-users)",
+                    ("POST", f"/groups/{group}/role-mappings/clients/{management}", [role]),
+                    ("DELETE", f"/groups/{group}/role-mappings/clients/{management}", [role]),
+                ),
+                (
+                    "role helper",
+                    ("POST", f"/roles-by-id/{helper['id']}/composites", [role]),
+                    ("DELETE", f"/roles-by-id/{helper['id']}/composites", [role]),
+                ),
+                (
+                    "permissions of administrators",
+                    ("PUT", "", {**body, "adminPermissionsEnabled": True}),
+                    ("PUT", "", {**body, "adminPermissionsEnabled": False}),
+                ),
+            ]
+            for words, do, undo in steps:
+                call(do[0], do[1], json=do[2])
+                try:
+                    holds, said = realm.up.prove("keycloak")
+                    assert not holds and words in said, said
+                finally:
+                    call(undo[0], undo[1], json=undo[2])
+            call("DELETE", "/roles/helper")
 
 
 def _kcwarden(realm: Path) -> list[dict[str, Any]]:

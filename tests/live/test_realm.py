@@ -399,6 +399,23 @@ class TestSecondFactor:
             with pytest.raises(ProofError, match=r"[Ii]nvalid"):
                 realms.log_in("admin-user", frontdoor.SecondFactor(_Says(said)))
 
+    def test_codes_of_an_app_two_hours_off_are_refused_and_nothing_changes(
+        self, project: Project, realms: Realms
+    ) -> None:
+        """A phone, or a server, whose clock is wrong: it is said at the login, and whoever has the right time is in."""
+        realms.person("boss", "admins")
+        second = frontdoor.SecondFactor()
+        realms.log_in("boss", second)
+        assert second.app
+        user = realms.administration.user_id("boss")
+        before = realms.ours("GET", f"/users/{user}/credentials")
+        for off in (-7200, 7200):
+            said = totp.code(second.app.key, time.time() + off)
+            with pytest.raises(ProofError, match=r"Invalid authenticator code"):
+                realms.log_in("boss", frontdoor.SecondFactor(_Says(said)))
+        assert realms.ours("GET", f"/users/{user}/credentials") == before
+        realms.log_in("boss", second)
+
     def test_everybody_else_may(self, project: Project, realms: Realms) -> None:
         realms.person("person")
         assert not realms.asked("person")

@@ -116,6 +116,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
             plan.settings.realm,
             [(client, running.secret(client.service, "oidc")) for client in oidc.clients(plan)],
         )
+        for job in running.runtime.after_realm:
+            running.run(job)
         yield services
     finally:
         running.down()

@@ -237,7 +237,7 @@ class Trial:
 
     def down(self) -> None:
         """Remove everything the trial made, volumes included."""
-        names = [step.name for step in self.runtime.steps]
+        names = [step.name for step in (*self.runtime.steps, *self.runtime.after_realm)]
         docker("rm", "-f", "-v", *names, check=False)
         volumes = {m.volume for step in self.runtime.steps for m in step.mounts}
         docker("volume", "rm", "-f", *volumes, check=False)

@@ -132,6 +132,7 @@ WARNINGS = {
     "16 KiB pages": ({"arch": "arm64", "page_size": 16384}, "page size", "16 KiB"),
     "registry silent": ({"registries_silent": ("docker.io",)}, "images", "docker.io did not answer"),
     "stale lock": ({"stale_locks": 1}, "state", "ended without giving it back"),
+    "clock behind the last deployment": ({"written_s": 7200.0}, "clock", "7200 s behind the time of the last"),
     "no toolchain": ({"toolchain": {}, "toolchain_missing": ("Pulumi",)}, "toolchain", "Pulumi"),
 }
 

@@ -215,3 +215,47 @@ def test_quoting_is_exact_or_refused(text: str) -> None:
             quoted(text)
     else:
         assert quoted(text) == f"'{text}'"
+
+
+# --------------------------------------------------------------------------------------------- routes at a path
+
+
+def at_a_path(**changes: object) -> Plan:
+    """The stack with its chat at a path of the domain."""
+    services = with_route("open-webui", movable=True, **changes)
+    return planned(*services, paths={"chat": "/talk"})
+
+
+def test_a_route_at_a_path_is_known_by_host_and_path_and_keeps_the_path() -> None:
+    plan = at_a_path()
+    text = ingress.config(plan)
+    https = section(text, "frontend https")
+    is_at = "http-request set-var(txn.route) str(chat) if shared_host"
+    assert f"{is_at} {{ path -m str /talk }} || shared_host {{ path -m beg /talk/ }}" in https
+    assert "acl host_chat var(txn.route) -m str chat" in https
+    assert "chat.kit.localhost" not in text and "replace-path" not in text
+    assert https.index("txn.route) str(chat)") < https.index("host_chat") < https.index("use_backend")
+    route = next(owned.item for owned in plan.routes if owned.item.name == "chat")
+    assert (plan.host_name(route), plan.path(route)) == ("kit.localhost", "/talk")
+    assert plan.origin(route) == "https://kit.localhost:8443" and plan.url(route) == f"{plan.origin(route)}/talk"
+
+
+def test_nothing_else_is_there_on_the_host_of_paths() -> None:
+    https = section(ingress.config(at_a_path()), "frontend https")
+    refusal = "if shared_host !{ var(txn.route) -m found }"
+    assert https.index("status 404") < https.index(refusal) < https.index("use_backend")
+    assert "shared_host" not in ingress.config(planned())
+
+
+def test_the_paths_of_a_route_at_a_path_are_below_it() -> None:
+    https = section(ingress.config(at_a_path(deny=("/metrics",), paths=("/a", "/b/"))), "frontend https")
+    assert "-m beg -i /talk/metrics }" in https
+    assert "!{ path -m str /talk/a } !{ path -m beg /talk/b/ }" in https
+
+
+def test_a_login_before_a_route_at_a_path_leads_back_to_it() -> None:
+    text = ingress.config(at_a_path(access=Access.SSO, logout="/bye", open=("/hooks/",)))
+    https = section(text, "frontend https")
+    assert "lua.login users,admins,editors,viewers https://kit.localhost:8443 if" in https  # the path is the request's
+    assert "-m str -i https://kit.localhost:8443 }" in https  # origins have no path
+    assert "path -m str /talk/bye }" in https and "acl open_chat path -m beg /talk/hooks/\n" in https

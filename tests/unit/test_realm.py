@@ -185,6 +185,64 @@ def test_a_clock_that_is_off_is_said() -> None:
         proofs.right_time(answer, exact + 7200)
 
 
+# ---------------------------------------------------------------------------------------------- who manages the realm
+
+MANAGEMENT = "m1"
+
+
+class Realm:
+    """What a proof is told of a realm in which nobody manages anything, but for `answers`."""
+
+    def __init__(self, answers: dict[str, Any], **realm: Any) -> None:
+        self._realm = realm
+        self._answers: dict[str, Any] = {
+            "/clients": [{"id": MANAGEMENT, "clientId": "realm-management"}, {"id": "c2", "clientId": "chat"}],
+            f"/clients/{MANAGEMENT}/roles": [{"name": "manage-users"}, {"name": "realm-admin"}],
+            "/roles": [{"id": "r1", "name": "admin"}, {"id": "r2", "name": "default-roles-kit", "composite": True}],
+            **answers,
+        }
+
+    def step(self, title: str) -> None:
+        pass
+
+    def realm(self) -> dict[str, Any]:
+        return self._realm
+
+    def administered(self, path: str) -> Any:
+        return self._answers.get(path.partition("?")[0])
+
+
+def test_nobody_manages_the_realm() -> None:
+    proofs.management(Realm({}))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "named"),
+    [
+        (f"/clients/{MANAGEMENT}/roles/manage-users/users", [{"username": "eve"}], r"user eve \(manage-users\)"),
+        (f"/clients/{MANAGEMENT}/roles/realm-admin/groups", [{"name": "friends"}], r"group friends \(realm-admin\)"),
+        (f"/roles-by-id/r2/composites/clients/{MANAGEMENT}", [{"name": "realm-admin"}], "role default-roles-kit"),
+    ],
+)
+def test_whoever_manages_the_realm_is_named(path: str, said: list[dict[str, str]], named: str) -> None:
+    with pytest.raises(ProofError, match=named):
+        proofs.management(Realm({path: said}))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_role_of_a_client_that_contains_one_is_named() -> None:
+    inside = {
+        "/clients/c2/roles": [{"id": "r9", "name": "helper", "composite": True}],
+        f"/roles-by-id/r9/composites/clients/{MANAGEMENT}": [{"name": "view-users"}],
+    }
+    with pytest.raises(ProofError, match="role helper"):
+        proofs.management(Realm(inside))  # pyright: ignore[reportArgumentType]
+
+
+def test_permissions_without_roles_are_named() -> None:
+    with pytest.raises(ProofError, match="permissions of administrators"):
+        proofs.management(Realm({}, adminPermissionsEnabled=True))  # pyright: ignore[reportArgumentType]
+
+
 # --------------------------------------------------------------------------------------------------------- guard
 
 

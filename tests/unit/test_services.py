@@ -159,6 +159,34 @@ def test_keycloak_is_started_with_one_credential_and_administered_with_another()
     assert not [value for value in job.env.values() if "secret" in value.lower()]
 
 
+def test_keycloak_at_a_path_has_it_from_one_place() -> None:
+    """The server, its jobs, and everybody who knows the issuer; the program in the job is not built anew for it."""
+    plan = planned(paths={"auth": "/keycloak"})
+    issuer = "https://kit.localhost:8443/keycloak/realms/kit"
+    text = file_text(plan, "keycloak", "keycloak.conf")
+    for line in (
+        "hostname=https://kit.localhost:8443/keycloak",
+        "http-relative-path=/keycloak",
+        "http-management-relative-path=/",
+    ):
+        assert f"\n{line}\n" in text
+    built = runtime.build(plan)
+    server = next(step for step in built.containers if step.service == "keycloak")
+    assert not server.read_only
+    jobs = {job.name: job for job in (*built.jobs, *built.after_realm)}
+    for name in ("administration", "realm"):
+        assert jobs[f"kit-test-keycloak-{name}"].env["KIT_PATH"] == "/keycloak"
+    for file in jobs["kit-test-keycloak-administration"].files:
+        assert "http-relative-path" not in "".join(map(str, file.text))
+    assert f'oidc_issuer_url = "{issuer}"' in file_text(
+        planned(paths={"auth": "/keycloak"}, profiles=("chat", "automation")), "oauth2-proxy", "oauth2-proxy.cfg"
+    )
+    chat = next(step for step in built.containers if step.service == "open-webui")
+    assert chat.env["OPENID_PROVIDER_URL"] == f"{issuer}/.well-known/openid-configuration"
+    everything = str(built)
+    assert "auth.kit.localhost" not in everything
+
+
 def test_keycloaks_build_options_are_those_of_the_image_built_here() -> None:
     text = file_text(planned(), "keycloak", "keycloak.conf")
     dockerfile = (ROOT / "airgap/images/keycloak/Dockerfile").read_text(encoding="utf-8")

@@ -8,59 +8,13 @@
 # It is started beside the server, and waits for it. A server that does not answer, or not yet, ends an attempt; the next
 # one begins from the start. So it does not matter when the server is replaced meanwhile.
 set -euo pipefail
-trap '' PIPE # a server that hangs up ends an attempt, not this script
 
 master=/admin/realms/master
-token=''
+. /run/kit/api.sh
+
 patience=${KIT_PATIENCE:-600}
 again=75
-
-say() { printf '%s\n' "$*"; }
-stop() { say "$*"; exit 1; }
 absent() { say "$*" >/tmp/absent; exit "$again"; }
-
-# ask METHOD PATH [BODY [TYPE]]: sets `status` and `answer`. Bodies are ASCII, so a length is that in bytes. HTTP/1.0:
-# the answer comes in one piece. What is secret goes through the connection, not into a program's arguments.
-ask() {
-    local body=${3:-}
-    exec 3<>"/dev/tcp/$KIT_HOST/$KIT_PORT" || absent 'nobody answers'
-    {
-        printf '%s %s HTTP/1.0\r\nHost: %s\r\nX-Forwarded-Proto: https\r\nAccept: application/json\r\n' "$1" "$2" "$KIT_HOST"
-        [ -z "$token" ] || printf 'Authorization: Bearer %s\r\n' "$token"
-        printf 'Content-Type: %s\r\nContent-Length: %s\r\n\r\n%s' "${4:-application/json}" "${#body}" "$body"
-    } >&3 || absent "$1 $2: the connection ended"
-    answer=$(timeout 60 cat <&3 || true)
-    exec 3>&-
-    status=${answer#* }
-    status=${status%%[!0-9]*}
-    answer=${answer#*$'\r\n\r\n'}
-    case $status in '' | 502 | 503 | 504) absent "$1 $2: answered ${status:-nothing}" ;; esac
-}
-
-wanted() { # wanted WHAT STATUS...: what was asked last must have been answered so
-    local what=$1 fine
-    shift
-    for fine in "$@"; do [ "$status" != "$fine" ] || return 0; done
-    stop "$what: answered ${status:-nothing}: ${answer:0:300}"
-}
-
-# login FORM: a token of whose credential this is. 1 when it is refused, which is not the same as no answer.
-login() {
-    token=''
-    ask POST /realms/master/protocol/openid-connect/token "$1" application/x-www-form-urlencoded
-    case $status in
-        200) [[ $answer =~ \"access_token\":\"([^\"]+)\" ]] && token=${BASH_REMATCH[1]} ;;
-        400 | 401) return 1 ;;
-        *) stop "a login answered ${status:-nothing}: ${answer:0:300}" ;;
-    esac
-}
-
-id_of() { # id_of CLIENT: sets `id`, empty when there is none
-    ask GET "$master/clients?clientId=$1"
-    wanted "looking for $1" 200
-    id=''
-    if [[ $answer =~ ^\[\{\"id\":\"([0-9a-f-]{36})\" ]]; then id=${BASH_REMATCH[1]}; fi
-}
 
 # ours: whether the program's own client is in, and may administer.
 ours() {
@@ -86,14 +40,14 @@ recover() {
 make() {
     local body role user
     body=$(</run/kit/client.json)
-    id_of "$KIT_ADMIN"
+    id_of master "$KIT_ADMIN"
     if [ -n "$id" ]; then
         ask PUT "$master/clients/$id" "$body"
         wanted "giving $KIT_ADMIN its secret" 204
     else
         ask POST "$master/clients" "$body"
         wanted "making $KIT_ADMIN" 201
-        id_of "$KIT_ADMIN"
+        id_of master "$KIT_ADMIN"
     fi
     ask GET "$master/roles/admin"
     wanted 'the role admin' 200
@@ -115,7 +69,7 @@ work() {
     fi
 
     # Only with the new credential in hand, and proven, do the others go.
-    id_of "$KIT_BOOTSTRAP"
+    id_of master "$KIT_BOOTSTRAP"
     if [ -n "$id" ]; then
         ask DELETE "$master/clients/$id"
         wanted "retiring $KIT_BOOTSTRAP" 204 404
