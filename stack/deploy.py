@@ -49,7 +49,7 @@ from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
 
-GENERATIONS = "generations"  # the output: secrets that were rotated, "owner/name" -> generation
+GENERATIONS = "generations"  # the output: secrets that the state has, "owner/name" -> generation
 BEFORE = "generationsBefore"  # the output: the generation before, where it is not the number below
 
 
@@ -67,13 +67,15 @@ def deploy(plan: Plan) -> None:
         if found:
             raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
     Deployment(plan, runtime.build(plan)).run()
-    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if number > 1 or name == rotation.SIGNS})
+    lasting = {str(each.key) for each in plan.secrets if isinstance(each.source, Generated)}
+    lasting |= {str(each.key) for each in plan.certificates}
+    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if name in lasting})
     jumped = {str(each.key): each.previous for each in plan.secrets if 0 < each.previous < each.generation - 1}
     pulumi.export(BEFORE, jumped)
 
 
 def held() -> dict[str, tuple[int, ...]]:
-    """Which generations the state has, by what the last deployment exported: those above 1, with the ones before."""
+    """Which generations the state has, by what the last deployment exported: the ones in use and the ones before."""
     jumped = recorded(BEFORE)
     return {
         name: tuple(dict.fromkeys((1, jumped.get(name, rotation.previous(number)) or 1, number)))
