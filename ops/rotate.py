@@ -17,7 +17,7 @@ from ops.session import Session
 from ops.stackstate import config_value
 from stack import rotation
 from stack.model import Never
-from stack.plan import Plan, PlannedSecret, SecretKey
+from stack.plan import Numbered, Plan, SecretKey
 from stack.words import did_you_mean
 
 KEY = "rotation"
@@ -31,7 +31,7 @@ class Row:
     where it has none.
     """
 
-    secret: PlannedSecret
+    secret: Numbered
     days: int | None
     due: bool
     held: int = 0
@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         plan = session.plan()
         found = rows(plan, held(session, plan), datetime.now(UTC))
     chosen = due(found) if arguments.due else named(found, name)
+    if not arguments.due:
+        check_authorities(plan, name)
     if not chosen:
         console.say("nothing is due")
         return 0
@@ -107,10 +109,15 @@ def rows(plan: Plan, known: Mapping[SecretKey, Held], now: datetime) -> list[Row
     found: list[Row] = []
     # Of what is kept and does not run nothing is made anew: its server would not be told, and keep the old one.
     resting = {service.name for service in plan.services if service.retired}
-    for secret in sorted((s for s in plan.secrets if s.key.owner not in resting), key=lambda s: str(s.key)):
+    numbered = [*(secret for secret in plan.secrets if secret.key.owner not in resting), *plan.certificates]
+    signs, oldest = plan.authorities
+    # Not now: a third CA while two are trusted, and the end of the only one.
+    waiting = rotation.CA if signs > oldest else rotation.OLDEST
+    for secret in sorted(numbered, key=lambda each: str(each.key)):
         made = known[secret.key].made if secret.key in known else None
         days = None if made is None else (now - made).days
         late = secret.days is not None and days is not None and days >= secret.days
+        late = late and secret.key != SecretKey(rotation.TLS, waiting)
         number = known[secret.key].generation if secret.key in known else 0
         found.append(Row(secret, days, late and not isinstance(secret.rotates, Never), number))
     return found
@@ -137,6 +144,24 @@ def named(found: Sequence[Row], name: str) -> list[Row]:
         reasons = [f"{row.name}: {row.secret.rotates.reason}" for row in meant if isinstance(row.secret.rotates, Never)]
         raise KitError(f"{name} is not rotated by a number.", "\n".join(reasons), code=2)
     return can
+
+
+def check_authorities(plan: Plan, name: str) -> None:
+    """KitError where a CA's turn has not come: two are trusted at most, and one is."""
+    signs, oldest = plan.authorities
+    ending = f"{rotation.TLS}/{rotation.OLDEST}"
+    if name == rotation.SIGNS and signs > oldest:
+        raise KitError(
+            f"CA {oldest} is still trusted beside CA {signs}.",
+            f"End it first, when all have imported the new ca.pem: ./kit rotate {ending} {plan.stack}",
+            code=2,
+        )
+    if name == ending and signs == oldest:
+        raise KitError(
+            f"CA {signs} is the only one: there is no older one to end.",
+            f"./kit rotate {rotation.SIGNS} {plan.stack} makes a new one.",
+            code=2,
+        )
 
 
 def save(session: Session, plan: Plan, chosen: Sequence[Row]) -> None:

@@ -24,6 +24,9 @@ def filled(page: str) -> str:
 def _rows() -> Iterator[str]:
     services = catalog.discover()
     having = {role: next((spec for spec in services if role in spec.roles), None) for role in Role}
-    found = rotation.candidates(services, (), having[Role.DATABASE], having[Role.IDENTITY])
+    found = [
+        *rotation.candidates(services, (), having[Role.DATABASE], having[Role.IDENTITY]),
+        *rotation.certificates(),
+    ]
     for each in sorted(found, key=str):
         yield f"| `{each}` | {rotation.meaning(each.rotates)} |\n"

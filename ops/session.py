@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ class Session:
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
         self.adopt = False  # `up --adopt`: data that another state made becomes this one's
+        self.numbers: Mapping[str, tuple[int, ...]] = {}  # generations of secrets in the state
         self.compared = False  # whether the plan's generations of secrets were held against the state's
 
     # ---------------------------------------------------------------------------------------------- the plan
@@ -178,7 +181,10 @@ class Session:
         except SpecError as error:
             return None, error.problems
         self.compared = self.state.checkpoint is not None
-        return plan, generations.backwards(plan, generations.read(self.state))
+        deployment = generations.read(self.state)
+        self.numbers = generations.numbers(plan, deployment)
+        plan = replace(plan, held=self.numbers)
+        return plan, generations.overtaken(self.state, plan) or generations.backwards(plan, deployment)
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
 
@@ -197,7 +203,7 @@ class Session:
         self.state.ensure()
         environment = self.state.environment(tools.env, Path(sys.executable))
         if self.compared:
-            environment.setdefault(rotation.CHECKED, "1")
+            environment.setdefault(rotation.CHECKED, json.dumps(self.numbers))
         if tools.plugin_mode == "airgap":  # older than the SDKs: newer arguments pass a gate
             environment.setdefault(CAPABILITIES, str(self.root / "airgap" / "toolchain" / "capabilities.json"))
         return Pulumi(tools.pulumi, environment, self.state)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from ops import console, planview
+from ops import authority, console, planview
 from ops.console import KitError
 from ops.enginestate import JOB_KIND, KIND_LABEL, EngineState, RunningContainer, look
 from ops.session import Session
@@ -148,6 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.say(line)
     if text := planview.emulation(plan):
         console.warn(text)
+    for line in authority.overlap(session, plan):
+        console.note(line)
     for extra in leftovers(plan, engine):
         console.warn(f"{extra} is no longer planned: ./kit up{name} removes it")
     if not fine:

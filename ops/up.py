@@ -13,7 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ops import adopting, console, deploying, engine, flowguard, pids, planview, repair, source, toolchain
+from ops import (
+    adopting,
+    authority,
+    console,
+    deploying,
+    engine,
+    flowguard,
+    generations,
+    pids,
+    planview,
+    repair,
+    source,
+    toolchain,
+)
 from ops.console import KitError
 from ops.doctor import Facts, Level, examine, problems
 from ops.events import Digest
@@ -38,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     pulumi = make_ready(session, plan, progress)
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
+    generations.begin(session.state, plan)
     repair.prepare(session, pulumi, progress, log, plan)
     adopted = adopting.realm(session, pulumi, plan, progress, log) if session.adopt else None
     began = time.monotonic()
@@ -242,10 +256,10 @@ def settle_people(plan: Plan, outputs: Mapping[str, Any]) -> None:
 
 
 def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:
-    """The CA's certificate beside the state, for browsers and tools to trust."""
-    pem, file = outputs.get("caPem"), session.state.ca_file
+    """The newest CA's certificate beside the state, for browsers and tools to trust."""
+    pem, file = authority.newest(str(outputs.get("caPem") or "")), session.state.ca_file
     if pem and not (file.exists() and file.read_text(encoding="utf-8") == pem):
-        write_atomically(file, str(pem))
+        write_atomically(file, pem)
         file.chmod(0o644)
 
 
@@ -298,5 +312,6 @@ def closing(
             if plan.provider(Role.IDENTITY)
             else []
         ),
+        *(f"  {line}" for line in authority.overlap(session, plan)),
         f"  stop        ./kit down{name}   (data, users and passwords stay)",
     ]

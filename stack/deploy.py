@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pulumi
 from pulumi import Input, Output, ResourceOptions
 
-from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
+from components.certificate import (
+    CaArgs,
+    CertificateAuthority,
+    CrossArgs,
+    CrossCertificate,
+    LeafArgs,
+    LeafCertificate,
+)
 from components.common import After, Attachment, Content, Done, VolumeMount, duration
 from components.database import Database, DatabaseArgs
 from components.files import DeliveredFile, FileDelivery, FileDeliveryArgs, Ownership
@@ -41,29 +49,48 @@ from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
 
-GENERATIONS = "generations"  # the output: secrets that were rotated, "owner/name" -> generation
+GENERATIONS = "generations"  # the output: secrets that the state has, "owner/name" -> generation
+BEFORE = "generationsBefore"  # the output: the generation before, where it is not the number below
 
 
 def deploy(plan: Plan) -> None:
     """Register everything the plan asks for and export what operators need.
 
-    SpecError, with nothing registered, when a secret would go back to an earlier generation.
+    SpecError, with nothing registered, when a secret would go back to an earlier generation, or be lost.
     """
-    now = {str(secret.key): secret.generation for secret in plan.secrets}
-    if not os.environ.get(rotation.CHECKED) and (found := rotation.backwards(recorded(), now)):
-        raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
+    checked = os.environ.get(rotation.CHECKED)
+    plan = replace(plan, held=rotation.numbers(checked) if checked else held())
+    now = {str(each.key): each.generation for each in (*plan.secrets, *plan.certificates)}
+    if not checked:
+        before = {name: max(numbers) for name, numbers in plan.held.items()}
+        found = (*rotation.backwards(before, now), *rotation.too_early(before, now), *rotation.lost(before, now))
+        if found:
+            raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
     Deployment(plan, runtime.build(plan)).run()
-    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if number > 1})
+    lasting = {str(each.key) for each in plan.secrets if isinstance(each.source, Generated)}
+    lasting |= {str(each.key) for each in plan.certificates}
+    pulumi.export(GENERATIONS, {name: number for name, number in now.items() if name in lasting})
+    jumped = {str(each.key): each.previous for each in plan.secrets if 0 < each.previous < each.generation - 1}
+    pulumi.export(BEFORE, jumped)
 
 
-def recorded() -> Mapping[str, int]:
+def held() -> dict[str, tuple[int, ...]]:
+    """Which generations the state has, by what the last deployment exported: the ones in use and the ones before."""
+    jumped = recorded(BEFORE)
+    return {
+        name: tuple(dict.fromkeys((1, jumped.get(name, rotation.previous(number)) or 1, number)))
+        for name, number in recorded().items()
+    }
+
+
+def recorded(output: str = GENERATIONS) -> Mapping[str, int]:
     """The generations that the stack's last deployment exported, {} before the first."""
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
     read = cast(
         "Mapping[str, Any]", pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
     )
     outputs_before = cast("Mapping[str, Any]", read.get("outputs") or {})
-    found = cast("Mapping[str, Any]", outputs_before.get(GENERATIONS) or {})
+    found = cast("Mapping[str, Any]", outputs_before.get(output) or {})
     return {str(key): int(number) for key, number in found.items()}
 
 
@@ -92,6 +119,7 @@ class Deployment:
             for step in self.runtime.steps:
                 self.steps[step.name] = self._service(step) if isinstance(step, ContainerPlan) else self._job(step)
         self._identity()
+        pulumi.export(outputs.export_name("ca_pem"), self.trusted)
 
     # ------------------------------------------------------------------------------------- persistent part
 
@@ -115,23 +143,44 @@ class Deployment:
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _generated(self, secret: PlannedSecret, source: Generated) -> None:
-        """The generation in use, the one before, and the first. Of a rotated secret none is protected: each may go."""
+        """The generation in use, which is protected, and the one before and the first, which are not: they may go.
+
+        Whoever leaves the program out, or its number, is refused by the engine: what is in use is not deleted.
+        """
         made: dict[int, Output[str]] = {}
-        for number in rotation.kept(secret.generation):
+        for number in rotation.kept(secret.generation, self.plan.held.get(str(secret.key), ())):
             name = rotation.resource_name(secret.key.owner, secret.key.name, number)
-            protect = secret.generation == 1
-            args = SecretArgs(length=source.length, special=source.special, protect=protect)
+            args = SecretArgs(length=source.length, special=source.special, protect=number == secret.generation)
             made[number] = GeneratedSecret(name, args).value
         self.secrets[secret.key] = made[secret.generation]
-        if before := made.get(rotation.previous(secret.generation)):
+        if before := made.get(secret.previous):
             self.previous[secret.key] = before
 
     def _certificates(self) -> None:
-        self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
+        """The CA that signs, beside the one before while that one is still trusted (docs/adr/0024-authority.md).
+
+        The newer one is made after the older one, which loses its protection by that: it can go when its time is over.
+        """
+        signs, oldest = self.plan.authorities
+        made: dict[int, CertificateAuthority] = {}
+        for number in range(oldest, signs + 1):
+            title = f"ai-kit {self.plan.stack} CA" + (f" {number}" if number > 1 else "")
+            after = [older.own for older in made.values()]
+            args = CaArgs(common_name=title, protect=number == signs, after=after)
+            made[number] = CertificateAuthority(rotation.certificate_name(rotation.CA, number), args)
+        self.ca = made[signs]
+        self.trusted = Output.concat(*(made[number].ca_pem for number in sorted(made, reverse=True)))
+        cross = None
+        if signs > oldest:
+            name = f"{rotation.certificate_name(rotation.CA, signs)}-cross"
+            cross = CrossCertificate(name, CrossArgs(ca=self.ca, by=made[oldest]))
         # A stack without routes, such as a database alone, has no host name but the domain.
         hosts = tuple(sorted({self.plan.host_name(owned.item) for owned in self.plan.routes}))
         hosts = hosts or (self.plan.settings.domain,)
-        self.leaf = LeafCertificate("leaf", LeafArgs(ca=self.ca, hosts=hosts, ips=("127.0.0.1",)))
+        self.leaf = LeafCertificate(
+            rotation.certificate_name(rotation.LEAF, self.plan.leaf),
+            LeafArgs(ca=self.ca, hosts=hosts, ips=("127.0.0.1",), cross=cross),
+        )
 
     def _volumes(self) -> None:
         for volume in self.runtime.volumes:
@@ -339,7 +388,7 @@ class Deployment:
                 value = (self.previous if previous else self.secrets)[key]
                 return value.apply(lambda value: encode.encode(value, encoding))
             case CaPiece():
-                return self.ca.ca_pem
+                return self.trusted
             case _:
                 return self.leaf.pem
 
@@ -361,7 +410,7 @@ class Deployment:
                 path=path,
                 client_id=provider.admin_client_id,
                 client_secret=admin_secret,
-                ca_pem=self.ca.ca_pem,
+                ca_pem=self.trusted,
                 after=after,
             ),
         )
@@ -519,7 +568,6 @@ class Deployment:
     def _export(self, provider: IdentityProvider, admin_url: str, admin_secret: Output[str]) -> None:
         exported: Mapping[str, Any] = {
             "urls": {owned.item.name: self.plan.url(owned.item) for owned in self.plan.routes},
-            "ca_pem": self.ca.ca_pem,
             "realm": self.plan.settings.realm,
             "issuer": issuer_url(self.plan),
             "admin_url": admin_url,

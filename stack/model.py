@@ -539,7 +539,12 @@ class Never:
     reason: str
 
 
-Rotates = Overlap | Restart | Never
+@dataclass(frozen=True)
+class Reload:
+    """Rotated by a file that the server reads anew while it goes on."""
+
+
+Rotates = Overlap | Restart | Reload | Never
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ SECRET_OUTPUTS = frozenset({"admin_client_secret", "admin_password", "keys"})
 class StackOutputs:
     """A stack as its operator sees it.
 
-    urls: route name -> public URL without a trailing slash. ca_pem: certificate of the stack's CA.
+    urls: route name -> public URL without a trailing slash. ca_pem: certificate of the stack's CA; while
+    an older one is trusted too, both, the newest first.
     issuer: URL of the realm. admin_url: the identity provider's loopback-only listener, `https://127.0.0.1:8444`,
     and its path where it is at one.
     admin_client_*: the service client of the identity provider's own (master) realm.

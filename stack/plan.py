@@ -48,18 +48,26 @@ class SecretKey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedSecret:
-    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc).
+class Numbered:
+    """What has a generation. keeper: the service that checks it.
 
-    keeper: the service that checks it. generation: the one in use, 1 at first. days: after how many it is due.
+    generation: the one in use, 1 at first. previous: the one that was in use before it, 0 for none. days: after how
+    many it is due.
     """
 
     key: SecretKey
-    source: Generated | Provided | Signed
     rotates: Rotates
     keeper: str
     generation: int = 1
+    previous: int = 0
     days: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSecret(Numbered):
+    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc)."""
+
+    source: Generated | Provided | Signed
     handed_out: bool = False
 
 
@@ -115,12 +123,14 @@ class Plan:
     """Everything that will be, in start order. Made by build(); read by derive/, deploy.py and ops/.
 
     left_out: services that a chosen profile would bring and this source of images cannot give, each with the reason.
+    held: the generations in the state, "owner/name" -> numbers; {} before the first `up`, and where nobody looked.
     """
 
     settings: Settings
     host: HostProfile
     services: tuple[PlannedService, ...]
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    held: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     @property
     def stack(self) -> str:
@@ -193,6 +203,31 @@ class Plan:
                 found.append(self._implied(client_secret(spec.name), rotation.LOGINS, keeper.name))
         return tuple(found)
 
+    @property
+    def certificates(self) -> tuple[Numbered, ...]:
+        """The authority, the oldest authority that is trusted, and the certificate of the front door."""
+        found: list[Numbered] = []
+        for each in rotation.certificates():
+            wish = rotation.wish(self.settings.rotation, each.owner, each.name, each.keeper)
+            key = SecretKey(each.owner, each.name)
+            found.append(
+                Numbered(
+                    key=key, rotates=each.rotates, keeper=each.keeper, generation=wish.number,
+                    previous=rotation.before_of(wish.number), days=wish.days,
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    @property
+    def authorities(self) -> tuple[int, int]:
+        """Generations of the CA: the one that signs, and the oldest that is trusted."""
+        return rotation.authorities(self.settings.rotation)
+
+    @property
+    def leaf(self) -> int:
+        """The generation of the front door's certificate and key."""
+        return next(each.generation for each in self.certificates if each.key.name == rotation.LEAF)
+
     def secret(self, key: SecretKey) -> PlannedSecret:
         """The secret of that key. KeyError when there is none."""
         for secret in self.secrets:
@@ -212,7 +247,15 @@ class Plan:
         if isinstance(how, Never):
             return PlannedSecret(key=key, source=source, rotates=how, keeper=keeper)
         wish = rotation.wish(self.settings.rotation, key.owner, key.name, keeper)
-        return PlannedSecret(key=key, source=source, rotates=how, keeper=keeper, generation=wish.number, days=wish.days)
+        held = self.held.get(str(key), ())
+        number = wish.number
+        if held and not {key.owner, keeper} <= {service.name for service in self.running}:
+            # Its server would not be told. Raised twice meanwhile, the one that it knows would be gone.
+            number = min(number, max(held))
+        before = rotation.before_of(number, held)
+        return PlannedSecret(
+            key=key, source=source, rotates=how, keeper=keeper, generation=number, previous=before, days=wish.days
+        )
 
     def path(self, route: Route) -> str:
         """The path of the domain that a route is at, without a trailing slash; "" for one with a host name."""

@@ -6,20 +6,32 @@ generation and the one before are kept, the older ones are gone. docs/adr/0019-r
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from stack.model import Never, Overlap, Problem, Provided, Restart, Rotates, Secret, ServiceSpec, Signed
+from stack.model import Never, Overlap, Problem, Provided, Reload, Restart, Rotates, Secret, ServiceSpec, Signed
 from stack.words import did_you_mean, listed, shown
 
 EVERYTHING = "*"  # in the configuration: every secret that can be rotated
 
-# A variable set by ./kit, which has compared with the state already: for the program that takes another second.
+# A variable set by ./kit, which has compared with the state already: for the program that takes another second. It is
+# a JSON object of the numbers in the state, "owner/name" -> list.
 CHECKED = "AIKIT_GENERATIONS_CHECKED"
 
 DATABASE_PREFIX = "db:"
 CLIENT = "oidc"
+
+# The stack's own certificates, as if a service had them. The two of the authority are meant by their own names alone:
+# people must do something before and after, and nothing that is said of many secrets at once may ask it of them.
+TLS = "tls"
+CA = "ca"
+OLDEST = "oldest-ca"
+LEAF = "leaf"
+SIGNS = f"{TLS}/{CA}"
+_APART = frozenset({SIGNS, f"{TLS}/{OLDEST}"})
 
 UNDECIDED = Never("its service's file does not say how it is rotated")
 SIGNED = "it is signed with {key}, and is made anew with that one"
@@ -41,9 +53,14 @@ def previous(generation: int) -> int:
     return generation - 1
 
 
-def kept(generation: int) -> tuple[int, ...]:
-    """Which generations the state holds, the current one first. The first one stays: a protected resource cannot go."""
-    return tuple(dict.fromkeys(number for number in (generation, previous(generation), 1) if number > 0))
+def kept(generation: int, held: Collection[int] = ()) -> tuple[int, ...]:
+    """Which generations the state holds, the current one first; held: those that it has before. The first one stays."""
+    return tuple(dict.fromkeys(number for number in (generation, before_of(generation, held), 1) if number > 0))
+
+
+def before_of(generation: int, held: Collection[int] = ()) -> int:
+    """The generation that was in use before; 0 is none. After a jump of numbers not the one below: nobody had that."""
+    return max((number for number in held if number < generation), default=previous(generation))
 
 
 def resource_name(owner: str, name: str, generation: int = 1) -> str:
@@ -71,6 +88,8 @@ def how(secret: Secret, provided: Collection[str] = ()) -> Rotates:
 
 def covers(name: str, owner: str, secret: str, keeper: str) -> bool:
     """Whether a name of the configuration means a secret: by its own name, its owner's, or who checks it."""
+    if f"{owner}/{secret}" in _APART:
+        return name == f"{owner}/{secret}"
     return name in (EVERYTHING, f"{owner}/{secret}", owner, keeper)
 
 
@@ -152,6 +171,46 @@ def candidates(
             yield Candidate(spec.name, CLIENT, identity.name if identity else spec.name, LOGINS)
 
 
+def certificates() -> tuple[Candidate, ...]:
+    """The stack's own certificates."""
+    return (
+        Candidate(
+            TLS,
+            CA,
+            TLS,
+            Restart(
+                "what asks the front door from inside starts again; browsers trust the old one and the new one until "
+                f"{TLS}/{OLDEST} is rotated: import the new ca.pem before that"
+            ),
+        ),
+        Candidate(
+            TLS,
+            OLDEST,
+            TLS,
+            Restart("what asks the front door from inside starts again; who did not import the new ca.pem is shut out"),
+        ),
+        Candidate(TLS, LEAF, TLS, Reload()),
+    )
+
+
+def numbers(text: str) -> dict[str, tuple[int, ...]]:
+    """What CHECKED says, {} where it says nothing."""
+    found: object = json.loads(text)
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): tuple(held) for name, held in cast("dict[str, list[int]]", found).items()}
+
+
+def certificate_name(name: str, generation: int) -> str:
+    """What a generation of the CA or of its leaf is called in the state."""
+    return name if generation == 1 else f"{name}-g{generation}"
+
+
+def authorities(wishes: Mapping[str, Wish]) -> tuple[int, int]:
+    """The CA that signs, and the oldest one that is trusted: the same, or the one before."""
+    return tuple(wish(wishes, TLS, name, TLS).number for name in (CA, OLDEST))  # pyright: ignore[reportReturnType]
+
+
 def for_database(keeper: ServiceSpec | None) -> Rotates:
     """How the password of a database's role is rotated."""
     provider = keeper.database_provider if keeper else None
@@ -176,6 +235,46 @@ def wrong(wishes: Mapping[str, Wish], known: Collection[Candidate]) -> Iterator[
             yield Problem(where=where, what=f"{shown(name)} is not rotated by a number", fix=reasons)
 
 
+def overlapping(wishes: Mapping[str, Wish]) -> Iterator[Problem]:
+    """Two CAs are trusted at most: the one that signs, and the one before."""
+    signs, oldest = authorities(wishes)
+    if oldest > signs:
+        yield Problem(
+            where="rotation",
+            what=f"{TLS}/{OLDEST}={oldest} is newer than the CA that signs, {TLS}/{CA}={signs}",
+            fix=f"raise {TLS}/{CA} first; end the trust in the older one when all have imported the new ca.pem",
+        )
+    elif signs - oldest > 1:
+        yield Problem(
+            where="rotation",
+            what=f"{TLS}/{CA}={signs} would be the third CA: {TLS}/{OLDEST} is still {oldest}",
+            fix=f"end the trust in the older one first: {TLS}/{OLDEST}={signs - 1}, up, and then {TLS}/{CA}={signs}",
+        )
+
+
+def too_early(recorded: Mapping[str, int], now: Mapping[str, int]) -> Iterator[Problem]:
+    """Whoever trusts the CA that the state has would be shut out at once."""
+    has, oldest = recorded.get(f"{TLS}/{CA}", 0), now.get(f"{TLS}/{OLDEST}", 1)
+    if 0 < has < oldest:
+        yield Problem(
+            where="rotation",
+            what=f"{TLS}/{OLDEST}={oldest}, and the CA that everybody trusts now is {has}",
+            fix=f"write {TLS}/{CA}={has + 1} and {TLS}/{OLDEST}={has}, up, import the new ca.pem; then end the old one",
+        )
+
+
+def lost(recorded: Mapping[str, int], now: Collection[str]) -> Iterator[Problem]:
+    """Secrets that the state has and that this configuration would take out of it."""
+    for name, number in sorted(recorded.items()):
+        if name not in now:
+            owner = name.partition("/")[0]
+            yield Problem(
+                where="services",
+                what=f"{name} is in use in its generation {number}, and nothing here declares it any more",
+                fix=f"its data would be shut for good: keep it with retired: [{owner}] (./kit up does so by itself)",
+            )
+
+
 def backwards(recorded: Mapping[str, int], now: Mapping[str, int]) -> tuple[Problem, ...]:
     """Numbers that are lower than what the state has. Names as owner/secret."""
     return tuple(
@@ -193,6 +292,8 @@ def meaning(rotates: Rotates) -> str:
     """What a rotation means, for people."""
     match rotates:
         case Overlap():
+            return "no gap"
+        case Reload():
             return "no gap"
         case Restart(notice):
             return f"restart: {notice}"

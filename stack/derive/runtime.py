@@ -699,7 +699,7 @@ def _database_retire_job(plan: Plan, secret: PlannedSecret, database: str, after
             "KIT_DATABASE": database,
             "KIT_ROLE": database,
             "KIT_USER": rotation.login_name(database, secret.generation),
-            "KIT_PREVIOUS_USER": rotation.login_name(database, rotation.previous(secret.generation)),
+            "KIT_PREVIOUS_USER": rotation.login_name(database, secret.previous),
         },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + files,
         # Its own server first: a new one may have found another volume, in which the old login is back.

@@ -345,17 +345,14 @@ def rotations(selection: Selection) -> Iterator[Problem]:
     def keeper(role: Role) -> ServiceSpec | None:
         return selection.provider(role) or next((spec for spec in selection.retired if role in spec.roles), None)
 
-    yield from rotation.wrong(
-        settings.rotation,
-        tuple(
-            rotation.candidates(
-                (*selection.chosen.values(), *selection.retired),
-                settings.provided_secrets,
-                keeper(Role.DATABASE),
-                keeper(Role.IDENTITY),
-            )
-        ),
+    known = rotation.candidates(
+        (*selection.chosen.values(), *selection.retired),
+        settings.provided_secrets,
+        keeper(Role.DATABASE),
+        keeper(Role.IDENTITY),
     )
+    yield from rotation.wrong(settings.rotation, (*known, *rotation.certificates()))
+    yield from rotation.overlapping(settings.rotation)
 
 
 STACK_CHECKS: tuple[Check, ...] = (

@@ -171,14 +171,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 PORTS = free_ports(3)
 
 
-def write(clone: Clone, *rotation: str) -> None:
+def write(clone: Clone, *rotation: str, service: str = "follower") -> None:
     """The stack's file, with these generations."""
     http, https, admin = PORTS
     more: dict[str, Any] = {"rotation": list(rotation)} if rotation else {}
     clone.write_stack(
         STACK,
         profiles=[],
-        services=["follower"],
+        services=[service],
         httpPort=http,
         httpsPort=https,
         adminPort=admin,
@@ -420,6 +420,51 @@ def test_a_rotated_stack_comes_back_from_down(up: Clone) -> None:
     again = up.kit("up", STACK, "--no-prove")
     assert again.code == 0, again.text
     assert held() == before and len(roles()) == 1 and asked_redis(before["redis-password"]) == "PONG"
+
+
+def test_what_is_kept_is_not_told_of_a_rotation_and_takes_the_number_when_it_runs_again(up: Clone) -> None:
+    """Two rotations while nobody tells the server: the password that it knows is still there."""
+    number = highest(up)
+    before = held()
+    for further in (number + 1, number + 2):
+        write(up, *generation(further), service="redis")
+        kept = up.kit("up", STACK, "--no-prove")
+        assert kept.code == 0, kept.text
+    names = generations_in_state(up)
+    assert f"follower-db-follower-g{number}" in names and f"follower-db-follower-g{number + 1}" not in names, names
+    assert f"redis-password-g{number + 2}" in names
+    write(up, *generation(number + 2))
+    again = up.kit("up", STACK, "--no-prove")
+    assert again.code == 0, again.text
+    assert roles() == [f"follower.{number + 2}"] and owners() == ["follower"]
+    refused(before)
+    quiet = up.kit("up", STACK, "--no-prove")
+    assert quiet.code == 0 and "nothing to change" in quiet.text, quiet.text
+
+
+def test_a_new_state_with_a_number_takes_over_what_a_lost_one_made(up: Clone) -> None:
+    number = highest(up)
+    before = held()
+    assert up.kit("down", STACK).code == 0
+    lost = up.state_home / "ai-kit"
+    lost.rename(lost.with_name("lost"))
+    adopted = up.kit("up", STACK, "--no-prove", "--adopt")
+    assert adopted.code == 0, adopted.text
+    after = held()
+    assert after != before and f"//follower.{number}:" in after["database-url"]
+    assert roles() == [f"follower.{number}"] and owners() == ["follower"]
+    refused(before)
+    assert asked_redis(after["redis-password"]) == "PONG"
+
+
+def highest(clone: Clone) -> int:
+    return max(int(line.rpartition("=")[2]) for line in rotation_of(clone))
+
+
+def generations_in_state(clone: Clone) -> set[str]:
+    backend = clone.state_home / "ai-kit" / "backend" / ".pulumi" / "stacks" / "ai-kit" / f"{STACK}.json"
+    resources = json.loads(backend.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
+    return {each["urn"].rsplit("::", 1)[-1] for each in resources if each["type"].endswith(":RandomPassword")}
 
 
 def rotation_of(clone: Clone) -> list[str]:
