@@ -397,5 +397,6 @@ SERVICE = ServiceSpec(
         ),
         Proof("the editor, and all that is not for callers, is closed", "stack.proofs.n8n:closed"),
         Proof("one login opens the editor, and who forges one gets nowhere", "stack.proofs.n8n:login"),
+        Proof("the store of credentials opens, and nobody changes its log", "stack.proofs.n8n:credentials"),
     ),
 )

@@ -10,10 +10,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -27,6 +27,8 @@ from stack.catalog import discover
 from stack.derive import models, runtime
 from stack.model import ImageSource, SpecError, Target
 from stack.plan import Plan, SecretKey
+from stack.proofs import n8n as proofs
+from stack.proofs.context import ProofContext, ProofError
 from stack.settings import Settings
 from tests.live import trial
 from tests.live.leaks import leaks_in
@@ -332,9 +334,19 @@ def kit(flows: Flows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 def store(flows: Flows, statement: str, *, role: str = "credential_store") -> str:
     """What the store's database says to a role, as the server's own superuser may become it; complaints included."""
-    psql = ("psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "credentials", "-At")
+    psql = ("psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "credentials", "-Atq")
     become = ("-c", f"set role {role}") if role else ()
     return docker("exec", f"kit-{STACK}-postgres", *psql, *become, "-c", statement, check=False)
+
+
+def proven(flows: Flows) -> None:
+    """Run the proof of the store. ProofError when it does not hold."""
+
+    class Inside:
+        def inside(self, container: str, argv: Sequence[str]) -> str:
+            return docker("exec", f"kit-{STACK}-n8n", *argv)
+
+    proofs.credentials(cast(ProofContext, Inside()))
 
 
 def in_n8n(flows: Flows) -> list[str]:
@@ -468,6 +480,16 @@ def test_the_audit_log_has_it_all_and_nobody_changes_it(flows: Flows, kit: Kit) 
         assert "only added to" in store(flows, statement, role=""), "the trigger stops the owner as well"
         assert "does not exist" not in store(flows, statement, role="")
         assert "permission denied" in store(flows, statement, role="credentials"), "the database's own role"
+    assert store(flows, "select count(*) from store.audit") == count
+    proven(flows)
+    # The proof notices when the log is open, and leaves no trace of having tried.
+    store(flows, "grant delete on store.audit to credential_store; drop trigger final on store.audit", role="")
+    try:
+        with pytest.raises(ProofError, match="takes DELETE"):
+            proven(flows)
+    finally:
+        flows.trial.run(next(job for job in flows.trial.runtime.jobs if job.name.endswith("-database-credentials")))
+    proven(flows)
     assert store(flows, "select count(*) from store.audit") == count
 
 

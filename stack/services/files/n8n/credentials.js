@@ -447,6 +447,25 @@ const verbs = {
 		for (const { name } of await store.owed()) results.push({ name, ...(await delivered(store, name)) });
 		return { reencrypted: again, credentials: results };
 	},
+	// What ./kit prove wants to know, without a value and without a trace: the log is closed to who writes it, and what is
+	// encrypted opens where it belongs and nowhere else.
+	async prove(store) {
+		for (const change of ["UPDATE store.audit SET who = ''", 'DELETE FROM store.audit', 'TRUNCATE store.audit']) {
+			await store.db.query('BEGIN');
+			const refused = await store.db.query(change).then(() => '', ({ code }) => code);
+			await store.db.query('ROLLBACK');
+			if (refused !== '42501') throw new Trouble(`the audit log takes ${change.split(' ')[0]} (${refused || 'done'}).`, './kit up');
+		}
+		const which = { name: 'proof', kind: 'generic', version: 1 };
+		const row = encrypted(which, { value: 'proof' });
+		if (decrypted(which, row).value !== 'proof') throw new Trouble('what was encrypted is another after that.');
+		let moved = true;
+		try { decrypted({ ...which, name: 'other' }, row); } catch { moved = false; }
+		if (moved) throw new Trouble('a value opens under another name.');
+		const rows = await store.rows('SELECT v.key_id FROM store.credential c JOIN store.version v ON v.name = c.name AND v.version = c.current');
+		const ids = known().map(({ id }) => id);
+		return { credentials: rows.length, closed: rows.filter((item) => !ids.includes(item.key_id)).length, owed: (await store.owed()).length };
+	},
 };
 
 // Asked first whether it is good: what is refused changes nothing.
@@ -521,7 +540,7 @@ function line() {
 }
 
 async function main() {
-	const asked = JSON.parse(await line());
+	const asked = process.argv[2] === 'prove' ? { verb: 'prove', who: 'prove' } : JSON.parse(await line());
 	const store = new Store(asOwner(asked.owner), asked.who);
 	try {
 		await store.open();
