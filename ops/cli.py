@@ -90,6 +90,24 @@ def _workflow(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _credentials(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="NAME", help='of a credential, such as "Telegram bot"')
+    parser.add_argument("-s", "--stack", default=DEFAULT_STACK, metavar="STACK", help="default: %(default)s")
+    parser.add_argument("--kind", default="", metavar="KIND", help="set: telegram, gmail-oauth or generic")
+    parser.add_argument("--header", default="", metavar="HEADER", help="set a generic one: the header n8n sends it in")
+    parser.add_argument("--unchecked", action="store_true", help="set, rotate: do not ask first whether it is good")
+    parser.add_argument("--version", type=_number, metavar="N", help="get: one of before; default: the current one")
+    parser.add_argument("--show", action="store_true", help="get: the value itself")
+    parser.add_argument("--limit", type=_limit, default=50, metavar="N", help="audit: how many entries, at most 250")
+    _json(parser)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no version: they begin at 1")
+    return int(text)
+
+
 def _limit(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 250:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 250")
@@ -289,6 +307,25 @@ remove NAME     delete one workflow from n8n; nothing else ever deletes one""",
         takes_stack=False,
         usage="./kit workflow [list|show|export|history|check|remove] [NAME] [--stack STACK] [options]",
         actions=("list", "show", "export", "history", "check", "remove"),
+    ),
+    Verb(
+        name="credentials",
+        summary="what workflows log in elsewhere with: list, get, set, rotate, audit, check, sync",
+        details="""\
+list           every credential: version, age, when it was last checked, which workflows use it; reads no value
+get NAME       a value, masked; --show prints it. Either way the read is written down
+set NAME       a new one of a --kind. Its value is asked for, or read from standard input: never an argument
+rotate NAME    a new value: asked first whether it is good, stored as the next version, given to n8n in place
+audit [NAME]   who read, made, rotated and checked what, newest first; nobody can change what stands there
+check [NAME]   ask Telegram or Google whether it is good. Exit code 1: refused. 3: nobody could be asked
+sync           give n8n what it lacks, after something was cut short
+
+docs/credentials.md has the procedures for a Telegram token and a Gmail client.""",
+        run="ops.credentials:run",
+        add=_credentials,
+        takes_stack=False,
+        usage="./kit credentials [list|get|set|rotate|audit|check|sync] [NAME] [--stack STACK] [options]",
+        actions=("list", "get", "set", "rotate", "audit", "check", "sync"),
     ),
     Verb(
         name="people",

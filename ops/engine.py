@@ -108,6 +108,15 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock, self._tunnel_process = self._api.open_socket(self.timeout)
 
+    def passing(self, content: bytes) -> http.client.HTTPResponse:
+        """The answer to what was asked; where it is no refusal, `content` goes after it over the same connection."""
+        # Not getresponse(): that gives the connection away, to be read alone.
+        response = http.client.HTTPResponse(self.sock, method="POST")
+        response.begin()
+        if response.status < 300:
+            self.sock.sendall(content)
+        return response
+
     def close(self) -> None:
         super().close()
         if self._tunnel_process is not None:
@@ -211,17 +220,24 @@ class DockerApi:
                 for _, content in _frames(response):
                     yield content.decode("utf-8", "replace")
 
-    def execute(self, container: str, argv: Sequence[str], *, timeout: float | None = None) -> tuple[int, str, str]:
+    def execute(
+        self, container: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float | None = None
+    ) -> tuple[int, str, str]:
         """Run a program in a running container: its exit code, and what it wrote to either stream.
 
-        argv can be seen by whoever may list the container's processes: no secrets in it.
+        argv can be seen by whoever may list the container's processes: no secrets in it. stdin: what the program reads.
+        It sees no end of that, so it must know by itself when it has read all: not every way to an engine can be closed
+        on one side.
         """
         asked = {"Cmd": list(argv), "AttachStdout": True, "AttachStderr": True}
+        if stdin:
+            asked["AttachStdin"] = True
         made = cast(dict[str, Any], self.post(f"/containers/{_quoted(container)}/exec", asked))
         path = f"/exec/{made['Id']}"
         written: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         start = {"Detach": False, "Tty": False}
-        with self._answer("POST", f"{path}/start", start, timeout or self.timeout) as response:
+        answer = self._answer("POST", f"{path}/start", start, timeout or self.timeout, then=stdin)
+        with answer as response:
             for kind, content in _frames(response):
                 written[2 if kind == 2 else 1] += content
         code = int(cast(dict[str, Any], self.get(f"{path}/json")).get("ExitCode") or 0)
@@ -247,15 +263,16 @@ class DockerApi:
 
     @contextmanager
     def _answer(
-        self, method: str, path: str, body: object, timeout: float | None
+        self, method: str, path: str, body: object, timeout: float | None, *, then: bytes = b""
     ) -> Iterator[http.client.HTTPResponse]:
+        """The answer. then: what is sent once its head is there, by which the engine says that it passes bytes on."""
         connection = _Connection(self, timeout)
         try:
             content = None if body is None else json.dumps(body).encode()
             headers = {"Content-Type": "application/json", "Connection": "close"}
             try:
                 connection.request(method, path, body=content, headers=headers)
-                response = connection.getresponse()
+                response = connection.passing(then) if then else connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise explain(self.host, error) from error
             if response.status >= 400 or response.status == 304:

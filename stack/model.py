@@ -973,6 +973,9 @@ class ServiceSpec:
     choices: tuple[Choice, ...] = ()
     # It runs workflows: the job that imports those the settings select (automation/render.py adds them to its files).
     workflow_importer: Job | None = None
+    # It keeps the credentials of workflows: the program, in its first container, that takes one line of JSON on its
+    # standard input and answers with one (ops/credentials.py).
+    credential_store: tuple[str, ...] = ()
     counted_in: Zone | None = None  # whose share of the machine it takes; None: that of each container's first zone
     source: str = field(default="", compare=False)  # the file it was found in, for messages
 

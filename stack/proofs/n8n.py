@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from pathlib import Path
@@ -54,6 +55,15 @@ DRESSED = (
     "/WEBHOOK/x",
     "/form//rest/settings",
 )
+
+
+def credentials(ctx: ProofContext) -> None:
+    """The store of credentials opens, what it encrypts opens nowhere else, and its log is closed to who writes it."""
+    said: dict[str, Any] = json.loads(ctx.inside("main", ("node", "/run/kit/credentials.js", "prove")))
+    if "trouble" in said:
+        raise ProofError(str(said["trouble"]))
+    if lost := said["answer"]["closed"]:
+        raise ProofError(f"{lost} credentials cannot be read with this key (docs/credentials.md)")
 
 
 def webhook(ctx: ProofContext) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from stack import images
 from stack.model import (
+    CONFIG_DIR,
     Access,
     BackupSet,
     ByTarget,
@@ -148,6 +149,20 @@ FILES = (
     ),
 )
 
+# The credential store of workflows, for ./kit credentials and for the import of templates: both run in n8n's image,
+# whose driver for PostgreSQL it uses. The key is here and the values are in the database: one is nothing without the
+# other.
+STORE = "credentials.js"
+STORE_FILES = (
+    File(name=STORE, source=Static("credentials.js")),
+    File(name="credentials-password", source=Template((SecretValue("credentials-password"),))),
+    File(name="credentials-key", source=Template((SecretValue("credentials-key", Encoding.HEX_32),))),
+    File(
+        name="credentials-previous-key",
+        source=Template((SecretValue("credentials-key", Encoding.HEX_32, previous=True),)),
+    ),
+)
+
 MAIN = ContainerSpec(
     image=images.N8N,
     user=USER,
@@ -167,6 +182,7 @@ MAIN = ContainerSpec(
         # Who the front door says that somebody is, n8n believes; and the front door is who has the voucher.
         File(name="login.js", source=Static("login.js")),
         File(name="voucher", source=Template((SecretValue("voucher", Encoding.HEX_32),))),
+        *STORE_FILES,
     ),
     mounts=(Mount("data", DATA),),
     tmpfs={"/tmp": 64},
@@ -291,15 +307,29 @@ SERVICE = ServiceSpec(
         user=USER,
         entrypoint=("node", "/run/kit/import.js"),
         command=(),
-        zones=frozenset({Zone.APP, Zone.DATA}),  # data: it writes down where the workflows' databases are
-        env={"KIT_URL": Ref("n8n", "http"), "KIT_OWNER_EMAIL": FromSettings(lambda settings: settings.admin_email)},
+        # data: it writes down where the workflows' databases are, and keeps their credentials in the store.
+        zones=frozenset({Zone.APP, Zone.DATA}),
+        env={
+            "KIT_URL": Ref("n8n", "http"),
+            "KIT_OWNER_EMAIL": FromSettings(lambda settings: settings.admin_email),
+            "DB_POSTGRESDB_HOST": Ref("postgres", "sql", template="{host}"),
+            "DB_POSTGRESDB_PORT": Ref("postgres", "sql", template="{port}"),
+        },
         files=(
             File(name="import.js", source=Static("import.js")),
             File(name="owner-password", source=Template((SecretValue("owner-password"),))),
+            File(name="database-user", source=Template((DatabaseUser("n8n"),))),
+            File(name="database-password", source=Template((DatabasePassword("n8n"),))),
+            *STORE_FILES,
         ),
         timeout_s=300,
     ),
-    databases=(Database("n8n"),),
+    credential_store=("node", f"{CONFIG_DIR}/{STORE}"),
+    databases=(
+        Database("n8n"),
+        # Its own role is nobody's login: who may only add to the audit log must not own it.
+        Database("credentials", logins={"credential_store": "credentials-password"}, setup="credentials.sql"),
+    ),
     secrets=(
         # Losing it loses every credential that people stored: never made anew, and n8n is not started with another.
         Secret(
@@ -327,6 +357,20 @@ SERVICE = ServiceSpec(
             shared=True,
             rotates=Restart("the editor is away while n8n starts again; webhooks that main does not answer go on"),
         ),
+        # The import after the restart encrypts all values anew. It knows this key and the one before: a number that
+        # skips one, before any `up`, would leave values that neither opens.
+        Secret(
+            "credentials-key",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("stored credentials are encrypted anew while n8n starts again; one number at a time"),
+        ),
+        Secret(
+            "credentials-password",
+            Generated(length=48),
+            InTemplate(),
+            rotates=Restart("./kit credentials is refused until n8n has started again; workflows are not touched"),
+        ),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=(".cache/*", ".n8n/*.log"))),),
     routes=(
@@ -353,5 +397,6 @@ SERVICE = ServiceSpec(
         ),
         Proof("the editor, and all that is not for callers, is closed", "stack.proofs.n8n:closed"),
         Proof("one login opens the editor, and who forges one gets nowhere", "stack.proofs.n8n:login"),
+        Proof("the store of credentials opens, and nobody changes its log", "stack.proofs.n8n:credentials"),
     ),
 )

@@ -1,6 +1,6 @@
 // Stands in for Gmail, its tokens, Telegram's bot API and a page on the internet, in tests. It is none of them.
 //
-// /_state says what it was asked, /_do changes how it answers.
+// /_state says what it was asked, /_do changes how it answers, /_expect what it takes.
 'use strict';
 const http = require('node:http');
 
@@ -20,9 +20,8 @@ function tokens(request, response, text) {
 	const form = new URLSearchParams(text);
 	const basic = Buffer.from((request.headers.authorization ?? '').replace('Basic ', ''), 'base64').toString();
 	const secret = form.get('client_secret') ?? decodeURIComponent(basic.slice(basic.indexOf(':') + 1));
-	if (form.get('refresh_token') !== expected.refresh || secret !== expected.secret) {
-		return answer(response, 400, { error: 'invalid_grant' });
-	}
+	if (secret !== expected.secret) return answer(response, 401, { error: 'invalid_client' });
+	if (form.get('refresh_token') !== expected.refresh) return answer(response, 400, { error: 'invalid_grant' });
 	state.tokens++;
 	return answer(response, 200, { access_token: LAST + state.tokens, token_type: 'Bearer', expires_in: 3600 });
 }
@@ -68,6 +67,7 @@ function telegram(response, path, text) {
 	const [, bot, method] = path.split('/');
 	if (bot !== `bot${expected.bot}`) return answer(response, 401, { ok: false, error_code: 401, description: 'Unauthorized' });
 	const body = text ? JSON.parse(text) : {};
+	if (method === 'getMe') return answer(response, 200, { ok: true, result: { id: 1, is_bot: true, username: 'standin_bot' } });
 	if (method === 'getWebhookInfo') return answer(response, 200, { ok: true, result: { url: state.webhook?.url ?? '' } });
 	if (method === 'setWebhook') { state.webhook = body; return answer(response, 200, { ok: true, result: true }); }
 	if (method === 'deleteWebhook') { state.webhook = null; return answer(response, 200, { ok: true, result: true }); }
@@ -89,6 +89,7 @@ http.createServer((request, response) => {
 		const url = new URL(request.url, 'http://standin');
 		if (url.pathname === '/_state') return answer(response, 200, state);
 		if (url.pathname === '/_do') return answer(response, 200, Object.assign(state, JSON.parse(text)));
+		if (url.pathname === '/_expect') return answer(response, 200, Object.assign(expected, JSON.parse(text)) && {});
 		if (url.pathname === '/_mail') {
 			state.mails.push({ labelIds: ['INBOX'], date: Date.now(), ...JSON.parse(text) });
 			return answer(response, 200, {});

@@ -35,7 +35,7 @@ from tests.live.trial import HOSTILE, Authority, Trial, docker
 pytestmark = pytest.mark.live
 
 STACK = "flow"
-NEEDED = ("haproxy", "postgres", "database-n8n", "redis-queue", "redis", "oauth2-proxy")
+NEEDED = ("haproxy", "postgres", "database-n8n", "database-credentials", "redis-queue", "redis", "oauth2-proxy")
 OWN = ("n8n-key", "n8n", "n8n-worker-1", "n8n-runner-1", "n8n-owner")
 # The proof that wants people: tests/live/test_forward_auth.py has some.
 LOGIN = "stack.proofs.n8n:login"

@@ -6,25 +6,29 @@ Nothing here is about Pulumi: the job that imports runs as it would, with plain 
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
-from ops import frontdoor, workflows
+from ops import cli, credentials, frontdoor, workflows
 from ops.console import KitError
 from stack import plan as planning
 from stack import targets
 from stack.automation import render, templates
 from stack.catalog import discover
 from stack.derive import models, runtime
-from stack.model import ImageSource, Target
+from stack.model import ImageSource, SpecError, Target
 from stack.plan import Plan, SecretKey
+from stack.proofs import n8n as proofs
+from stack.proofs.context import ProofContext, ProofError
 from stack.settings import Settings
 from tests.live import trial
 from tests.live.leaks import leaks_in
@@ -37,7 +41,8 @@ PORT = 18970
 STANDIN = f"kit-{STACK}-standin"
 SELECTED = ("summarise-url", "gmail-to-telegram", "classify-inbox")
 BEFORE = (
-    *("haproxy", "postgres", "database-n8n", "database-gmail-to-telegram", "redis-queue", "ollama", "ollama-queue"),
+    *("haproxy", "postgres", "database-n8n", "database-gmail-to-telegram", "database-credentials"),
+    *("redis-queue", "ollama", "ollama-queue"),
     *("ollama-models", "n8n-key", "n8n", "n8n-worker-1", "n8n-runner-1", "n8n-owner"),
 )
 KEY = "k'ey\"$d${e}\\f`g#;&|<>"  # as hostile as a header can be
@@ -291,6 +296,252 @@ def test_a_page_is_summarised_for_who_has_the_key_and_nothing_of_our_own_is_fetc
         refused = flows.browser.post(hook, json={"url": own}, headers=key, timeout=60)
         assert refused.status_code == status, (own, refused.status_code, refused.text)
     assert flows.state["fetched"] == 1
+
+
+# --------------------------------------------------------------------------------------------- credentials
+
+STORE_KEY = SecretKey("n8n", "credentials-key")
+NEW_BOT = "5678:another_token-of-the-same-bot"
+NEW_SECRET = f"second {HOSTILE}"
+NEW_REFRESH = f"1//{HOSTILE}"
+ODD_NAME = 'it\'s "odd"; $(x) `é€😀`'
+ODD_VALUE = f"{HOSTILE}\n$1; DROP TABLE store.audit; -- second line\t"
+
+Kit = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def kit(flows: Flows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kit:
+    """./kit credentials, with what it reads on standard input: its exit code and what it printed."""
+
+    class OfTheTest:
+        def __init__(self, stack: str) -> None:
+            assert stack == STACK
+
+        def plan(self) -> Plan:
+            return flows.plan
+
+    def run(*argv: str, stdin: str = "") -> tuple[int, str]:
+        monkeypatch.setattr(credentials, "Session", OfTheTest)
+        monkeypatch.setattr(cli, "check_stack", lambda root, stack: None)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        capsys.readouterr()
+        arguments = cli.parse(["credentials", *argv, "--stack", STACK], Path())[1]
+        return credentials.run(arguments), capsys.readouterr().out
+
+    return run
+
+
+def store(flows: Flows, statement: str, *, role: str = "credential_store") -> str:
+    """What the store's database says to a role, as the server's own superuser may become it; complaints included."""
+    psql = ("psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "credentials", "-Atq")
+    become = ("-c", f"set role {role}") if role else ()
+    return docker("exec", f"kit-{STACK}-postgres", *psql, *become, "-c", statement, check=False)
+
+
+def proven(flows: Flows) -> None:
+    """Run the proof of the store. ProofError when it does not hold."""
+
+    class Inside:
+        def inside(self, container: str, argv: Sequence[str]) -> str:
+            return docker("exec", f"kit-{STACK}-n8n", *argv)
+
+    proofs.credentials(cast(ProofContext, Inside()))
+
+
+def in_n8n(flows: Flows) -> list[str]:
+    """What of n8n a rotation must leave as it is: its workflows, and which credentials they name."""
+    look = 'select id, "versionId", "activeVersionId", md5(nodes::text) from workflow_entity order by id'
+    return flows.sql("n8n", look) + flows.sql("n8n", "select id, name, type from credentials_entity order by id")
+
+
+def test_what_templates_use_is_in_the_store_and_good(flows: Flows, kit: Kit) -> None:
+    code, printed = kit("list", "--json")
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert code == 0 and set(rows) == {"Gmail", "Telegram bot", "Key of summarise-url"}
+    assert rows["Gmail"]["workflows"] == ["classify-inbox", "gmail-to-telegram"]
+    assert rows["Telegram bot"]["kind"] == "telegram" and rows["Telegram bot"]["n8nVersion"] == 1
+    code, printed = kit("check")
+    assert code == 0 and "Telegram bot (version 1): valid, @standin_bot" in printed, printed
+    assert "Gmail (version 1): valid" in printed and "Key of summarise-url (version 1): unknown" in printed
+    assert kit("list")[1].count("has it") == 3
+
+
+def test_a_bots_new_token_is_used_by_the_workflow_as_it_stands(flows: Flows, kit: Kit) -> None:
+    before = in_n8n(flows)
+    # The old one is revoked, as by BotFather, and Telegram has forgotten where the bot listens.
+    flows.control.post("/_expect", json={"bot": NEW_BOT}).raise_for_status()
+    code, printed = kit("check", "Telegram bot")
+    assert code == 1 and "refused, Unauthorized" in printed
+    with pytest.raises(KitError, match="refused where it was issued") as caught:
+        kit("rotate", "Telegram bot", stdin="9:not-that-one\n")
+    assert caught.value.code == 1
+    with pytest.raises(SpecError) as wrong:
+        kit("rotate", "Telegram bot", stdin="two words")
+    assert "two words" not in wrong.value.render()
+    flows.do(webhook=None)
+    code, printed = kit("rotate", "Telegram bot", stdin=f"{NEW_BOT}\n")
+    assert code == 0 and "version 2 is what counts now" in printed and "n8n has it" in printed
+    assert flows.state["webhook"]["url"].startswith(f"{flows.url}/webhook/")
+    assert in_n8n(flows) == before
+    heard = len(flows.sent(11))
+    assert flows.say("alice_tg", 11, "/status") == 200
+    trial.eventually(lambda: len(flows.sent(11)) > heard, 60)
+    assert "already" in kit("rotate", "Telegram bot", stdin=NEW_BOT)[1]
+    assert kit("get", "Telegram bot", "--show")[1] == f"{NEW_BOT}\n"
+    assert kit("get", "Telegram bot", "--show", "--version", "1")[1] == f"{BOT}\n"
+    masked = kit("get", "Telegram bot")[1]
+    assert NEW_BOT[:-5] not in masked and HOST in masked
+
+
+def test_a_second_client_secret_and_another_refresh_token_reach_gmail_in_place(flows: Flows, kit: Kit) -> None:
+    before = in_n8n(flows)
+    for said, expected in (
+        # As Google's console lets one download it.
+        ({"web": {"client_id": "client-of-the-standin", "client_secret": NEW_SECRET}}, {"secret": NEW_SECRET}),
+        ({"refreshToken": NEW_REFRESH}, {"refresh": NEW_REFRESH}),
+    ):
+        flows.control.post("/_expect", json=expected).raise_for_status()
+        assert kit("check", "Gmail")[0] == 1
+        code, printed = kit("rotate", "Gmail", stdin=json.dumps(said))
+        assert code == 0 and "valid" in printed, printed
+        assert in_n8n(flows) == before
+        tokens, searches = flows.state["tokens"], len(flows.state["searches"])
+        flows.sql("gmail-to-telegram", "update people set active = true, next_at = now()")
+        trial.eventually(
+            lambda t=tokens, s=searches: flows.state["tokens"] > t and len(flows.state["searches"]) > s, 60
+        )
+    assert kit("check", "Gmail")[0] == 0
+    # Nobody to be asked is no refusal, and changes nothing.
+    stopped = kit("get", "Gmail", "--json")[1]
+    docker("pause", STANDIN)
+    try:
+        with pytest.raises(KitError, match="no answer within 15 s") as caught:
+            kit("rotate", "Gmail", stdin=json.dumps({"clientSecret": "third"}))
+    finally:
+        docker("unpause", STANDIN)
+    assert caught.value.code == 3 and kit("get", "Gmail", "--json")[1] == stopped
+
+
+def test_a_value_of_ones_own_comes_back_byte_for_byte_and_a_dump_shows_none(flows: Flows, kit: Kit) -> None:
+    assert kit("set", ODD_NAME, "--kind", "generic", stdin=ODD_VALUE)[0] == 0
+    assert kit("get", ODD_NAME, "--show")[1] == f"{ODD_VALUE}\n"
+    assert json.loads(kit("get", ODD_NAME, "--show", "--json")[1])["value"] == {"value": ODD_VALUE}
+    with pytest.raises(KitError, match="already"):
+        kit("set", ODD_NAME, "--kind", "generic", stdin="other")
+    assert kit("set", "Own key", "--kind", "generic", "--header", "X-Own", stdin="own-key-of-the-test")[0] == 0
+    assert "Own key|httpHeaderAuth" in flows.sql("n8n", "select name, type from credentials_entity")
+    assert not [name for name in flows.sql("n8n", "select name from credentials_entity") if name == ODD_NAME]
+    with pytest.raises(KitError, match="there is no credential"):
+        kit("get", "nobody's")
+    dump = docker("exec", f"kit-{STACK}-postgres", "pg_dumpall", "-h", "/var/run/postgresql", "-U", "postgres")
+    assert ODD_NAME.split("$")[0].replace("'", "'") in dump and "credentials_entity" in dump
+    values = {str(key): value for key, value in flows.trial.values.items() if len(value) > 12}
+    values |= {
+        "odd": ODD_VALUE,
+        "bot": NEW_BOT,
+        "client": NEW_SECRET,
+        "refresh": NEW_REFRESH,
+        "own": "own-key-of-the-test",
+    }
+    assert not leaks_in(dump, "a dump of all databases", values)
+    nowhere = docker("inspect", f"kit-{STACK}-n8n") + docker("logs", f"kit-{STACK}-n8n", check=False)
+    assert not leaks_in(nowhere, "n8n's inspect and logs", values)
+
+
+def test_the_audit_log_has_it_all_and_nobody_changes_it(flows: Flows, kit: Kit) -> None:
+    rows = json.loads(kit("audit", "Telegram bot", "--json")[1])
+    did = [(row["action"], row["version"], row["detail"]) for row in reversed(rows)]
+    assert did[:2] == [("made", 1, "from the configuration"), ("injected", 1, "into n8n")]
+    for one in (
+        ("turned down", None, "refused"),
+        ("rotated", 2, ""),
+        ("injected", 2, "into n8n"),
+        ("read", 1, "shown"),
+    ):
+        assert one in did, did
+    assert {row["login"] for row in rows} == {"credential_store"} and credentials.who() in {row["who"] for row in rows}
+    assert "Telegram bot" in kit("audit")[1]
+    count = store(flows, "select count(*) from store.audit")
+    for statement in (
+        "update store.audit set who = 'nobody'",
+        "delete from store.audit",
+        "truncate store.audit",
+        "drop table store.audit",
+        "alter table store.audit disable trigger final",
+        "insert into store.audit (who, action, name, at) values ('x', 'x', 'x', now() - interval '1 year')",
+        "insert into store.audit (who, action, name, login) values ('x', 'x', 'x', 'somebody')",
+        "delete from store.version",
+        "delete from store.credential",
+    ):
+        said = store(flows, statement)
+        assert "permission denied" in said or "must be owner" in said, (statement, said)
+    for statement in ("update store.audit set who = 'nobody'", "delete from store.audit", "truncate store.audit"):
+        assert "only added to" in store(flows, statement, role=""), "the trigger stops the owner as well"
+        assert "does not exist" not in store(flows, statement, role="")
+        assert "permission denied" in store(flows, statement, role="credentials"), "the database's own role"
+    assert store(flows, "select count(*) from store.audit") == count
+    proven(flows)
+    # The proof notices when the log is open, and leaves no trace of having tried.
+    store(flows, "grant delete on store.audit to credential_store; drop trigger final on store.audit", role="")
+    try:
+        with pytest.raises(ProofError, match="takes DELETE"):
+            proven(flows)
+    finally:
+        flows.trial.run(next(job for job in flows.trial.runtime.jobs if job.name.endswith("-database-credentials")))
+    proven(flows)
+    assert store(flows, "select count(*) from store.audit") == count
+
+
+def test_a_moved_row_is_noticed_and_what_was_cut_short_is_ended(flows: Flows, kit: Kit) -> None:
+    swap = "update store.version set ciphertext = o.ciphertext, nonce = o.nonce from store.version o where"
+    swap += " store.version.name = 'Telegram bot' and o.name = 'Telegram bot' and store.version.version = 3 - o.version"
+    store(flows, swap, role="")
+    with pytest.raises(KitError, match="not as it was written"):
+        kit("get", "Telegram bot", "--show")
+    store(flows, swap, role="")
+    # As a run that ended between the store and n8n leaves it: n8n has the first, the second counts.
+    store(flows, "update store.credential set n8n_version = 1 where name = 'Telegram bot'", role="")
+    assert "behind" in kit("list")[1]
+    before = in_n8n(flows)
+    assert "Telegram bot: n8n has it now" in kit("sync")[1]
+    assert "everything already" in kit("sync")[1] and in_n8n(flows) == before
+    # Deleted in the editor: made again by the next sync of a new version, under its name.
+    heard = len(flows.sent(11))
+    assert flows.say("alice_tg", 11, "/status") == 200
+    trial.eventually(lambda: len(flows.sent(11)) > heard, 60)
+
+
+def test_the_stores_own_key_rotates_and_every_version_with_it(flows: Flows, kit: Kit) -> None:
+    values = flows.trial
+    old = values.secret(STORE_KEY.owner, STORE_KEY.name)
+    ids = store(flows, "select distinct key_id from store.version").split()
+    values.previous[STORE_KEY], values.values[STORE_KEY] = old, f"another {HOSTILE}"
+    main = next(step for step in values.runtime.containers if step.name == f"kit-{STACK}-n8n")
+    values.deliver(main)
+    assert kit("get", "Telegram bot", "--show")[1] == f"{NEW_BOT}\n"  # before they are encrypted anew
+    log = flows.importing()
+    assert re.search(r"credentials: \d+ versions are encrypted with the new key", log), log
+    assert not set(ids) & set(store(flows, "select distinct key_id from store.version").split())
+    values.previous.pop(STORE_KEY)
+    values.deliver(main)
+    assert kit("get", "Telegram bot", "--show", "--version", "1")[1] == f"{BOT}\n"
+    assert kit("get", ODD_NAME, "--show")[1] == f"{ODD_VALUE}\n"
+    assert "re-encrypted" in kit("audit", ODD_NAME)[1]
+
+
+def test_the_configuration_counts_when_it_changes_and_only_then(flows: Flows, kit: Kit) -> None:
+    assert "credential Telegram bot" not in flows.importing()
+    key = SecretKey("n8n", render.secret_name("telegramBotToken"))
+    assert flows.trial.values[key] == BOT != NEW_BOT
+    flows.trial.values[key] = NEW_BOT  # the operator follows: nothing is new to the store
+    assert "credential Telegram bot" not in flows.importing()
+    assert json.loads(kit("get", "Telegram bot", "--json")[1])["version"] == 2
+    flows.trial.values[key] = "9999:from-the-configuration"
+    assert "credential Telegram bot: version 3" in flows.importing()
+    flows.trial.values[key] = NEW_BOT
+    assert "credential Telegram bot: version 4" in flows.importing()
+    assert kit("check", "Telegram bot")[0] == 0
 
 
 # ------------------------------------------------------------------------------------------------- imports

@@ -163,6 +163,42 @@ def test_a_program_in_a_container(serve: Serve) -> None:
     assert server.bodies[0] == {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True, "AttachStderr": True}
 
 
+def test_what_a_program_reads_goes_after_the_answers_head(tmp_path: Path) -> None:
+    """As the engine does it: the connection becomes the program's once it said so, and what came earlier is lost."""
+
+    class Passing(_Handler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            if not self.path.endswith("/start"):
+                self._answer()
+                return
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/vnd.docker.raw-stream")
+            self.end_headers()
+            line = self.rfile.readline().decode()
+            self.wfile.write(framed((1, f"read: {line}")))
+            self.close_connection = True
+
+    class Engine(FakeEngine):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            Passing(request, client_address, self)
+
+    answers: Answers = {"POST /containers/c/exec": (201, {"Id": "e1"}), "GET /exec/e1/json": (200, {"ExitCode": 0})}
+    server = Engine(tmp_path / "docker.sock", answers)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        api = DockerApi(f"unix://{tmp_path / 'docker.sock'}", timeout=5)
+        assert api.execute("c", ("cat",), stdin="é$'\"\n".encode()) == (0, "read: é$'\"\n", "")
+        assert server.bodies[0] == {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True, "AttachStderr": True}
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(EngineError):
+        api.execute("c", ("cat",), stdin=b"x")
+
+
 def test_removing_what_is_gone_is_fine(serve: Serve) -> None:
     api, server = serve({"DELETE /volumes/data": (204, b"", "text/plain")})
     api.remove_container("gone")

@@ -67,7 +67,7 @@ def test_secrets_are_files_and_workers_have_no_more_of_them_than_they_need() -> 
     }
     worker = {"n8n/encryption-key", "n8n/runner-token", "n8n/db:n8n", "redis-queue/password"}
     assert keys == {
-        "n8n": worker | {"n8n/owner-password", "n8n/voucher"},
+        "n8n": worker | {"n8n/owner-password", "n8n/voucher", "n8n/credentials-key", "n8n/credentials-password"},
         "n8n-worker-1": worker,
         "n8n-runner-1": {"n8n/runner-token"},
     }

@@ -7,6 +7,7 @@ const fs = require('node:fs');
 const { createHash, createHmac } = require('node:crypto');
 
 const FILES = '/run/kit';
+const { Store, kindOf } = require(`${FILES}/credentials.js`);
 const url = process.env.KIT_URL;
 const email = process.env.KIT_OWNER_EMAIL;
 const password = fs.readFileSync(`${FILES}/owner-password`, 'utf8');
@@ -76,22 +77,23 @@ function ownId(id) {
 	return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join('-');
 }
 
-// Credentials by name: made, or brought up to date where their content is another than last time.
-async function credentials(wanted, seals) {
+// Credentials by name: made, or brought up to date where their content is another than last time. What somebody was given
+// elsewhere (a bot's token) is kept in the store, where it may have been rotated since; the rest is the stack's own.
+async function credentials(wanted, seals, store) {
 	const there = await call('GET', 'credentials');
 	const ids = {};
 	for (const { name, type, data: sketch } of wanted) {
 		const data = filled(sketch);
+		if (kindOf(type, data)) {
+			ids[name] = await store.fromConfig({ name, type, data }, sealed);
+			seals[name] = `${ids[name]}:store`;
+			continue;
+		}
 		const seal = sealed({ type, data });
-		let found = there.find((item) => item.name === name && item.type === type);
+		const found = there.find((item) => item.name === name && item.type === type);
 		if (found && seals[name] === `${found.id}:${seal}`) {
 			ids[name] = found.id;
 			continue;
-		}
-		if (found && data.oauthTokenData) {
-			// n8n keeps the tokens that a credential has, whatever it is told: only a new one takes others.
-			await call('DELETE', `credentials/${found.id}`);
-			found = undefined;
 		}
 		const made = found
 			? await call('PATCH', `credentials/${found.id}`, { name, type, data })
@@ -104,8 +106,20 @@ async function credentials(wanted, seals) {
 }
 
 async function main() {
+	const store = new Store(call, 'up');
+	try {
+		await store.open();
+		await imported(store);
+	} finally {
+		await store.close();
+	}
+}
+
+async function imported(store) {
 	const { workflows, credentials: wanted } = JSON.parse(fs.readFileSync(`${FILES}/workflows.json`, 'utf8'));
 	await logIn();
+	const again = await store.reencrypt();
+	if (again) console.log(`credentials: ${again} versions are encrypted with the new key`);
 	const listed = await call('GET', 'workflows?take=1000');
 	const there = {};
 	for (const { id } of listed) {
@@ -113,9 +127,17 @@ async function main() {
 		if (full.meta?.kit) there[id] = full;
 	}
 	const seals = Object.assign({}, ...Object.values(there).map(({ meta }) => meta.kit.credentials ?? {}));
-	const ids = await credentials(wanted, seals);
+	const ids = await credentials(wanted, seals, store);
 
 	const troubles = [];
+	for (const { name } of await store.owed()) {
+		try {
+			await store.inject(name);
+			console.log(`credential ${name}: brought up to date`);
+		} catch (problem) {
+			troubles.push(`credential ${name}: ${problem.message}`);
+		}
+	}
 	for (const template of workflows) {
 		try {
 			await workflow(template, ids, seals, there[template.id], listed.find(({ id }) => id === template.id));
@@ -181,6 +203,6 @@ async function workflow(template, ids, seals, existing, taken) {
 }
 
 main().catch((problem) => {
-	console.log(problem.message);
+	console.log([problem.message, problem.fix].filter(Boolean).join(' '));
 	process.exit(1);
 });
