@@ -7,6 +7,7 @@ nodes runs in a task runner beside each worker, which has no way to the database
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stack import images
 from stack.model import (
@@ -26,6 +27,7 @@ from stack.model import (
     Http,
     InTemplate,
     Job,
+    LoginProvider,
     Mount,
     Never,
     OwnUrl,
@@ -133,6 +135,32 @@ COMMON: Mapping[str, Value | Template] = {
     "EXTERNAL_FRONTEND_HOOKS_URLS": "",
     "N8N_LOG_LEVEL": "info",
 }
+
+
+def leased(container: ContainerSpec) -> ContainerSpec:
+    """n8n with database logins that end by themselves: a hook in Node reads the one that holds at each connection.
+
+    n8n itself reads its login once, at its start. What it has as its password here opens nothing: by it the hook knows
+    n8n's own connections from those that people's workflows make, which get nothing of this.
+    """
+    options = container.env["NODE_OPTIONS"]
+    return replace(
+        container,
+        env={
+            **{name: value for name, value in container.env.items() if name != "DB_POSTGRESDB_USER_FILE"},
+            "DB_POSTGRESDB_USER": "n8n",
+            "DB_POSTGRESDB_PASSWORD_FILE": "/run/kit/own-connection",
+            "NODE_OPTIONS": Template(
+                (*(options.parts if isinstance(options, Template) else (options,)), " --require /run/kit/leased.js")
+            ),
+        },
+        files=(
+            *container.files,
+            File(name="own-connection", source=Template((SecretValue(LoginProvider.KEY, Encoding.BASE64URL_32),))),
+            File(name="leased.js", source=Static("leased.js")),
+        ),
+    )
+
 
 FILES = (
     File(name="ca.crt", source=Template((CaCertificate(),)), mode="0444"),
@@ -299,7 +327,7 @@ SERVICE = ServiceSpec(
         ),
         timeout_s=300,
     ),
-    databases=(Database("n8n"),),
+    databases=(Database("n8n", leased=leased),),
     secrets=(
         # Losing it loses every credential that people stored: never made anew, and n8n is not started with another.
         Secret(
