@@ -144,6 +144,17 @@ OLLAMA = ImagePin(
 # The same pin for the job that loads models: its air-gapped recipe carries the tiny models as well.
 MODEL_LOADER = replace(OLLAMA, name="tiny-models", size_mb=0)
 
+# renovate: datasource=docker depName=openbao/openbao
+OPENBAO = ImagePin(
+    name="openbao",
+    repository="docker.io/openbao/openbao",
+    tag="2.6.2",
+    arches=BOTH,
+    programs=frozenset({"bao", "sh", "wget"}),
+    size_mb=230,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=ghcr.io/open-webui/open-webui
 OPEN_WEBUI = ImagePin(
     name="open-webui",

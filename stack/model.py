@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from string import Formatter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from stack.plan import Plan
@@ -144,6 +144,9 @@ class Role(StrEnum):
     DATABASE = "database"
     MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
     FORWARD_AUTH = "forward-auth"  # logs people in for routes whose service cannot; without it they stay shut
+    LOGINS = (
+        "logins"  # makes database logins that end by themselves, for services that can follow them (Database.leased)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -761,6 +764,9 @@ class Database:
     logins: further roles that may log in, each with the name of the service's secret that is its password.
     setup: a file in services/files/<service>/ with SQL that the superuser runs in the database, after roles and
     extensions, in one transaction, whenever anything of this changes: any number of runs must end alike.
+    makes_logins: the role makes logins that end by themselves, for the databases of others that are `leased`.
+    leased: the service can follow logins that change while it runs. Where somebody has Role.LOGINS, its containers get
+    them in place of the password (planning/leases.py), each changed by this function; else nothing changes.
     """
 
     name: str
@@ -768,6 +774,8 @@ class Database:
     replication: bool = False
     logins: Mapping[str, str] = field(default_factory=_empty)
     setup: str = ""
+    makes_logins: bool = False
+    leased: Callable[[ContainerSpec], ContainerSpec] | None = None
 
 
 # The realm's groups of those who have a role; who is in none of them, and may log in all the same, is in PEOPLE.
@@ -855,8 +863,9 @@ class DatabaseProvider:
     """How whoever has Role.DATABASE makes a database.
 
     `job` runs once per Database. It gets env KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS (space separated), for a replica
-    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password. Where the Database has them: the
-    password of each further role in CONFIG_DIR/logins/<role>, and CONFIG_DIR/setup.sql.
+    KIT_REPLICATION=1, and the role's password in the file CONFIG_DIR/password. KIT_MAKES_LOGINS=1 says that the role is
+    one that `makes_logins`, KIT_LOGINS_BY which role makes those of this one. Where the Database has them: the password
+    of each further role in CONFIG_DIR/logins/<role>, and CONFIG_DIR/setup.sql.
 
     KIT_USER is the login that gets the password: the role itself, or for a rotated password another one that acts as
     the role, while the one before goes on. `retire` then runs after all that have the password. It gets KIT_DATABASE,
@@ -867,6 +876,22 @@ class DatabaseProvider:
     job: Job
     port: str
     retire: Job | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginProvider:
+    """How whoever has Role.LOGINS hands logins to the service that a leased database belongs to.
+
+    `agent` makes, for a user (uid:gid) and a database, the container that runs beside the service. It keeps a login in
+    the file FOLDER/login: JSON with `user` and `password`, replaced at once, the next one in time before the last ends.
+    The provider knows the service by the service's secret KEY, and has made all it needs once its `job` has run.
+    """
+
+    KEY: ClassVar[str] = "lease-key"  # the name of a secret
+    FOLDER: ClassVar[str] = "/run/login"
+
+    agent: Callable[[str, str], ContainerSpec]
+    job: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -963,6 +988,7 @@ class ServiceSpec:
     volumes: tuple[Volume, ...] = ()
     databases: tuple[Database, ...] = ()
     database_provider: DatabaseProvider | None = None
+    login_provider: LoginProvider | None = None
     identity_provider: IdentityProvider | None = None
     forward_auth: ForwardAuth | None = None
     routes: tuple[Route, ...] = ()

@@ -41,6 +41,7 @@ from stack.plan import (
     image_reference,
     volume_name,
 )
+from stack.planning.leases import AGENT
 from stack.zones import ZONES
 
 __all__ = ["CaPiece", "LeafPiece", "Piece", "SecretPiece", "Text"]
@@ -481,6 +482,10 @@ def _before_container(plan: Plan, service: PlannedService, spec: ContainerSpec) 
     """Docker names of what must be there before a container: what it names, its elders, the jobs that come first."""
     elders = [container.docker_name for container in service.containers if container.spec.name in spec.after]
     jobs = [_job_name(plan, service, job) for job in service.spec.jobs if job.first]
+    provider = plan.provider(Role.LOGINS)
+    if spec.name == AGENT and provider and provider.spec.login_provider:
+        made = provider.spec.login_provider.job
+        jobs += [_job_name(plan, provider, job) for job in provider.spec.jobs if job.name == made]
     names = (*_after(plan, service, _values_of(plan, spec), uses_databases=True), *elders, *jobs)
     return tuple(dict.fromkeys(names))
 
@@ -672,6 +677,8 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         env={
             **{name: plain(resolve(plan, provider, value)) for name, value in job.env.items()},
             **({"KIT_REPLICATION": "1"} if database.replication else {}),
+            **({"KIT_MAKES_LOGINS": "1"} if database.makes_logins else {}),
+            **({"KIT_LOGINS_BY": maker} if (maker := _login_maker(plan, owned)) else {}),
             "KIT_USER": rotation.login_name(database.name, generation),
         },
         files=tuple(_file(plan, provider, file, restarts=True) for file in job.files) + _setup(owned),
@@ -679,6 +686,14 @@ def _database_job(plan: Plan, owned: Owned[Database]) -> JobPlan:
         triggers=(),
     )
     return replace(planned, grant=grant)
+
+
+def _login_maker(plan: Plan, owned: Owned[Database]) -> str:
+    """The role that makes logins to a leased database, "" where nobody does."""
+    provider = plan.provider(Role.LOGINS)
+    if provider is None or owned.item.leased is None:
+        return ""
+    return next(database.name for database in provider.spec.databases if database.makes_logins)
 
 
 def _database_retire_job(plan: Plan, secret: PlannedSecret, database: str, after: tuple[str, ...]) -> JobPlan:

@@ -27,6 +27,7 @@ from stack.model import (
     Zone,
 )
 from stack.planning.choices import settled, unknown
+from stack.planning.leases import leased
 from stack.planning.replicas import expanded
 from stack.settings import Settings
 from stack.words import did_you_mean, listed, shown
@@ -146,7 +147,8 @@ def resolve(settings: Settings, host: HostProfile, services: Iterable[ServiceSpe
     catalog = {spec.name: with_workflows(expanded(settled(spec, settings), settings), settings) for spec in given}
     closure = _Closure(settings, host.target, catalog)
     closure.run()
-    chosen = {name: catalog[name] for name in sorted(closure.chosen)}
+    maker = closure.providers.get(Role.LOGINS)
+    chosen = {name: leased(catalog[name], catalog[maker] if maker else None) for name in sorted(closure.chosen)}
     edges = {name: start_edges(spec, chosen, closure.providers) for name, spec in chosen.items()}
     order, cycles = start_order(edges)
     problems = [

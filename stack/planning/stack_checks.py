@@ -60,7 +60,7 @@ def references(selection: Selection) -> Iterator[Problem]:
 
 
 def _reference(selection: Selection, where: str, zones: frozenset[Zone], ref: Ref) -> Iterator[Problem]:
-    other = selection.catalog.get(ref.service)
+    other = selection.chosen.get(ref.service) or selection.catalog.get(ref.service)
     if other is None:
         return  # reported where services are selected
     try:

@@ -7,6 +7,7 @@ nodes runs in a task runner beside each worker, which has no way to the database
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stack import images
 from stack.model import (
@@ -27,6 +28,7 @@ from stack.model import (
     Http,
     InTemplate,
     Job,
+    LoginProvider,
     Mount,
     Never,
     OwnUrl,
@@ -134,6 +136,32 @@ COMMON: Mapping[str, Value | Template] = {
     "EXTERNAL_FRONTEND_HOOKS_URLS": "",
     "N8N_LOG_LEVEL": "info",
 }
+
+
+def leased(container: ContainerSpec) -> ContainerSpec:
+    """n8n with database logins that end by themselves: a hook in Node reads the one that holds at each connection.
+
+    n8n itself reads its login once, at its start. What it has as its password here opens nothing: by it the hook knows
+    n8n's own connections from those that people's workflows make, which get nothing of this.
+    """
+    options = container.env["NODE_OPTIONS"]
+    return replace(
+        container,
+        env={
+            **{name: value for name, value in container.env.items() if name != "DB_POSTGRESDB_USER_FILE"},
+            "DB_POSTGRESDB_USER": "n8n",
+            "DB_POSTGRESDB_PASSWORD_FILE": "/run/kit/own-connection",
+            "NODE_OPTIONS": Template(
+                (*(options.parts if isinstance(options, Template) else (options,)), " --require /run/kit/leased.js")
+            ),
+        },
+        files=(
+            *container.files,
+            File(name="own-connection", source=Template((SecretValue(LoginProvider.KEY, Encoding.BASE64URL_32),))),
+            File(name="leased.js", source=Static("leased.js")),
+        ),
+    )
+
 
 FILES = (
     File(name="ca.crt", source=Template((CaCertificate(),)), mode="0444"),
@@ -326,7 +354,7 @@ SERVICE = ServiceSpec(
     ),
     credential_store=("node", f"{CONFIG_DIR}/{STORE}"),
     databases=(
-        Database("n8n"),
+        Database("n8n", leased=leased),
         # Its own role is nobody's login: who may only add to the audit log must not own it.
         Database("credentials", logins={"credential_store": "credentials-password"}, setup="credentials.sql"),
     ),

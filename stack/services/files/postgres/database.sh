@@ -1,8 +1,8 @@
 #!/bin/bash
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
-# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's; the role's password is
-# the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
+# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's, KIT_MAKES_LOGINS=1 that
+# it makes logins for others, KIT_LOGINS_BY which role makes them for this one; the role's password is the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
 # was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may
 # log in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database needs,
 # in one transaction. A password reaches psql by an environment variable of this process and the server by the local
@@ -29,18 +29,28 @@ query() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set VERBOSITY=terse "
 
 replication=NOREPLICATION
 [ "${KIT_REPLICATION:-}" != 1 ] || replication=REPLICATION
+makes=NOCREATEROLE
+[ "${KIT_MAKES_LOGINS:-}" != 1 ] || makes=CREATEROLE
 
-query --set replication="$replication" <<'SQL'
+query --set replication="$replication" --set makes="$makes" --set by="${KIT_LOGINS_BY:-}" <<'SQL'
 \getenv database KIT_DATABASE
 \getenv role KIT_ROLE
 \getenv password KIT_PASSWORD
 SELECT format('CREATE ROLE %I', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
-ALTER ROLE :"role" NOSUPERUSER NOCREATEDB NOCREATEROLE :replication;
+ALTER ROLE :"role" NOSUPERUSER NOCREATEDB :makes :replication;
+-- Who makes logins for this role may give it to them (ADMIN), and has it neither by itself (INHERIT) nor by name (SET).
+-- CREATEROLE alone reaches no role that somebody else made.
+SELECT format('CREATE ROLE %I', :'by') WHERE :'by' <> '' AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'by') \gexec
+SELECT format('GRANT %I TO %I WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', :'role', :'by') WHERE :'by' <> '' \gexec
+-- Nobody else may, and what nobody may make any more ends: those logins no longer act as the role.
+SELECT format('REVOKE %I FROM %I CASCADE', :'role', m.rolname)
+  FROM pg_auth_members g JOIN pg_roles m ON m.oid = g.member JOIN pg_roles r ON r.oid = g.roleid
+ WHERE r.rolname = :'role' AND g.admin_option AND m.rolname <> :'by' \gexec
 \getenv user KIT_USER
 SELECT format('CREATE ROLE %I', :'user')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'user') \gexec
-ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE :replication PASSWORD :'password';
+ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB :makes :replication PASSWORD :'password';
 -- With the first login in use, later ones are another state's: of a lost one that was adopted.
 SELECT format('ALTER ROLE %I NOLOGIN PASSWORD NULL', rolname) FROM pg_roles
  WHERE :'user' = :'role' AND rolname ~ ('^' || :'role' || '\.[0-9]+$') \gexec
