@@ -31,6 +31,7 @@ class Session:
         self.stack = stack
         self.root = root
         self.state = StackState(root, stack)
+        self.recorded = generations.Recorded(self.state)
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
@@ -107,7 +108,7 @@ class Session:
 
     def _kept(self, overrides: Mapping[str, Any]) -> list[str]:
         """The services that are not selected (any more) and have data or secrets in the state: they stay there."""
-        lasting = generations.lasting(generations.read(self.state))
+        lasting = generations.lasting(self.recorded.deployment)
         if not lasting:
             return []
         try:
@@ -157,7 +158,7 @@ class Session:
     def plan(self, *, down: bool = False) -> Plan:
         """The resolved plan. SpecError with every problem when there is none."""
         plan = load_plan(self.root, self.stack, self.overrides(down=down))
-        if lost := unclaimed(plan, generations.lasting(generations.read(self.state))):
+        if lost := unclaimed(plan, generations.lasting(self.recorded.deployment)):
             raise SpecError(f"stack {self.stack} has data that nobody declares", lost)
         return plan
 
@@ -178,7 +179,7 @@ class Session:
         except SpecError as error:
             return None, error.problems
         self.compared = self.state.checkpoint is not None
-        return plan, generations.backwards(plan, generations.read(self.state))
+        return plan, generations.backwards(plan, self.recorded.deployment)
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
 

@@ -615,6 +615,7 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
     own = () if job.first else tuple(container.docker_name for container in service.containers)
     uses_databases = bool(service.spec.databases) and not job.first
     after = own + _after(plan, service, _values_of(plan, job), uses_databases=uses_databases)
+    files = [_file(plan, service, file, restarts=True) for file in job.files]
     return _job_plan(
         plan,
         service,
@@ -624,9 +625,17 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
             **{name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
             **_generation(plan, service, job),
         },
-        files=tuple(_file(plan, service, file, restarts=True) for file in job.files),
+        files=tuple(file for file in files if not _empty(plan, file)),
         after=tuple(dict.fromkeys(after)),
         triggers=tuple(resolve(plan, service, value) for value in job.triggers),
+    )
+
+
+def _empty(plan: Plan, file: FilePlan) -> bool:
+    """Whether a file would hold nothing but the secret before one that was never rotated: no engine uploads that."""
+    return all(
+        isinstance(piece, SecretPiece) and piece.previous and plan.secret(piece.key).generation == 1
+        for piece in file.text
     )
 
 
