@@ -15,6 +15,8 @@ from ops import console
 from ops.console import KitError
 from ops.imagelock import Gone
 from ops.planview import used_images
+from ops.subnets import Subnets
+from stack.derive import runtime
 from stack.model import Arch, ImageSource, Problem
 from stack.plan import Plan
 
@@ -64,6 +66,7 @@ class EngineFacts:
     root: str
     skew_s: float
     images: frozenset[str] = frozenset()  # references and ids it holds
+    subnets: Subnets | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +203,8 @@ def _engine_fits(engine: EngineFacts) -> Iterator[Check]:
 def _plan_fits(engine: EngineFacts, plan: Plan) -> Iterator[Check]:
     yield _memory(engine, plan)
     yield from _processors(engine, plan)
+    if engine.subnets:
+        yield _networks(engine.subnets, plan)
     arches = {str(arch) for arch in plan.host.arches}
     if engine.arch not in arches:
         yield _fail(
@@ -223,6 +228,25 @@ def _memory(engine: EngineFacts, plan: Plan) -> Check:
             "the plan know",
         )
     return _ok("memory", f"{wanted:,} of {given:,} MB")
+
+
+SPARE_NETWORKS = 2  # a warning below: whatever else runs here makes some too
+
+
+def _networks(subnets: Subnets, plan: Plan) -> Check:
+    """Whether the engine has a range of addresses for each network that is still to be made."""
+    missing = len({network.name for network in runtime.build(plan).networks} - subnets.networks)
+    left = f"{subnets.free} of {subnets.total} address ranges are free"
+    fix = (
+        "remove networks that nothing uses: docker network ls shows all, docker network prune takes those without "
+        'containers; or give the engine more: "default-address-pools": [{"base": "10.201.0.0/16", "size": 24}] in '
+        "/etc/docker/daemon.json (a range that nothing else here uses), then restart Docker"
+    )
+    if subnets.free < missing:
+        return _fail("networks", f"{left}, the stack needs {missing}", fix)
+    if subnets.free - missing < SPARE_NETWORKS:
+        return _warn("networks", f"{left}, and the stack takes {missing}" if missing else left, fix)
+    return _ok("networks", f"{left}, the stack takes {missing}" if missing else left)
 
 
 def _processors(engine: EngineFacts, plan: Plan) -> Iterator[Check]:

@@ -12,11 +12,12 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ops import imagelock, pulumirun, source
+from ops import imagelock, pulumirun, source, subnets
 from ops.console import KitError
 from ops.doctor import EngineFacts, Facts, GpuFacts, Passphrase, PortUse
 from ops.engine import EngineError
@@ -80,9 +81,11 @@ def engine_facts(session: Session) -> tuple[EngineFacts | None, tuple[str, str]]
         info = session.docker.get("/info")
         version = session.docker.get("/version")
         images = session.docker.get("/images/json")
+        networks = session.docker.get("/networks")
     except EngineError as error:
         return None, (error.what, error.fix)
-    return _facts_of(info, version, images), ("", "")
+    found = subnets.count(info, networks, () if session.docker_host else subnets.routes_of())
+    return replace(_facts_of(info, version, images), subnets=found), ("", "")
 
 
 def _facts_of(info: dict[str, Any], version: dict[str, Any], images: list[dict[str, Any]]) -> EngineFacts:

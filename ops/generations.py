@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, cast
 
 from ops.stackstate import StackState, write_atomically
@@ -27,19 +28,35 @@ class Held:
     made: datetime | None
 
 
-def read(state: StackState) -> Mapping[str, Any]:
-    """The stack's deployment, of a file backend: {} where there is none, or where only Pulumi can tell."""
-    checkpoint = state.checkpoint
-    if checkpoint is None:
-        return {}
-    try:
-        if checkpoint.exists():
-            text = checkpoint.read_text(encoding="utf-8")
-        else:
-            text = gzip.decompress(checkpoint.with_suffix(".json.gz").read_bytes()).decode()
-        return cast("Mapping[str, Any]", json.loads(text)["checkpoint"].get("latest") or {})
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
-        return {}  # none yet, or one that Pulumi will complain about itself
+class Recorded:
+    """The stack's last deployment, read again only when its file changed: it has half a megabyte."""
+
+    def __init__(self, state: StackState) -> None:
+        self._state = state
+        self._read: tuple[tuple[Path, int, int], Mapping[str, Any]] | None = None
+
+    @property
+    def deployment(self) -> Mapping[str, Any]:
+        """Of a file backend: {} where there is none, or where only Pulumi can tell."""
+        checkpoint = self._state.checkpoint
+        if checkpoint is None:
+            return {}
+        try:
+            file = checkpoint if checkpoint.exists() else checkpoint.with_suffix(".json.gz")
+            found = file.stat()
+            stamp = (file, found.st_mtime_ns, found.st_size)
+            if self._read is None or self._read[0] != stamp:
+                self._read = (stamp, parsed(file))
+            return self._read[1]
+        except (OSError, KeyError, TypeError, ValueError, AttributeError):
+            return {}  # none yet, or one that Pulumi will complain about itself
+
+
+def parsed(file: Path) -> Mapping[str, Any]:
+    """What a checkpoint says, packed or not."""
+    content = file.read_bytes()
+    text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8")
+    return cast("Mapping[str, Any]", json.loads(text)["checkpoint"].get("latest") or {})
 
 
 def lasting(deployment: Mapping[str, Any]) -> frozenset[str]:

@@ -99,7 +99,7 @@ def words(arguments: argparse.Namespace) -> tuple[str, str]:
 def held(session: Session, plan: Plan) -> Mapping[SecretKey, Held]:
     """What the state has: its file where there is one, else as Pulumi exports it."""
     if session.state.checkpoint is not None:
-        return generations.held(plan, generations.read(session.state))
+        return generations.held(plan, session.recorded.deployment)
     pulumi = session.ready_pulumi()
     return generations.held(plan, pulumi.export() if pulumi.known() else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from stack import catalog, targets
 from stack import plan as planning
@@ -10,7 +11,7 @@ from stack.automation import templates
 from stack.derive import runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime, Text
 from stack.derive.values import LeafPiece, SecretPiece
-from stack.model import CONFIG_DIR, Generated, Provided, Signed, Target
+from stack.model import CONFIG_DIR, Generated, Provided, ServiceSpec, Signed, Target
 from stack.plan import Plan, PlannedSecret, SecretKey, docker_prefix
 from stack.settings import Settings
 
@@ -40,12 +41,22 @@ Set by the operator when the workflow is selected; written into n8n's credential
 """
 
 STACK = "x"
+NO_CONTAINER = "no container: `up` tells the service, which keeps it in its own data"
 CERTIFICATES = "private key of the certificates"
 
 
-def everything() -> Plan:
-    """A plan with every service, each secret provided that can be."""
+def everything() -> tuple[Plan, ...]:
+    """Plans with every service, each secret provided that can be: one plain, and one more per option of a choice."""
     services = catalog.discover()
+    plans = [_plan(services)]
+    for spec in services:
+        for option in (option for choice in spec.choices for option in choice.options.values()):
+            chosen = replace(option(spec), choices=())
+            plans.append(_plan(tuple(chosen if each.name == spec.name else each for each in services)))
+    return tuple(plans)
+
+
+def _plan(services: tuple[ServiceSpec, ...]) -> Plan:
     settings = Settings(
         stack=STACK,
         target=Target.GPU,
@@ -59,11 +70,16 @@ def everything() -> Plan:
     return planning.build(settings, targets.profile(settings), services)
 
 
-def render(plan: Plan) -> str:
-    """The page."""
-    readers = read_by(runtime.build(plan))
+def render(plans: tuple[Plan, ...]) -> str:
+    """The page of all their secrets."""
+    readers: dict[SecretKey | None, list[str]] = {}
+    for plan in plans:
+        for key, ways in read_by(runtime.build(plan)).items():
+            known = readers.setdefault(key, [])
+            known += [way for way in ways if way not in known]
+    secrets = {secret.key: secret for plan in plans for secret in plan.secrets}
     lines: list[str] = []
-    for secret in sorted(plan.secrets, key=lambda secret: secret.key):
+    for _, secret in sorted(secrets.items()):
         lines.append(f"| {secret.key} | {_source(secret)} | {_list(readers.get(secret.key, ()))} |\n")
     lines.append(f"| {CERTIFICATES} | made once, renewed before it ends | {_list(readers.get(None, ()))} |\n")
     return HEAD + "".join(lines) + WORKFLOWS + "".join(_workflows())
@@ -109,7 +125,7 @@ def _source(secret: PlannedSecret) -> str:
 
 
 def _list(ways: list[str] | tuple[str, ...]) -> str:
-    return "; ".join(ways) if ways else "nobody"
+    return "; ".join(ways) if ways else NO_CONTAINER
 
 
 def _workflows() -> Iterator[str]:

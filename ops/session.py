@@ -33,6 +33,7 @@ class Session:
         self.stack = stack
         self.root = root
         self.state = StackState(root, stack)
+        self.recorded = generations.Recorded(self.state)
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None
         self.new_locks: dict[str, ImageLock] = {}
@@ -110,7 +111,7 @@ class Session:
 
     def _kept(self, overrides: Mapping[str, Any]) -> list[str]:
         """The services that are not selected (any more) and have data or secrets in the state: they stay there."""
-        lasting = generations.lasting(generations.read(self.state))
+        lasting = generations.lasting(self.recorded.deployment)
         if not lasting:
             return []
         try:
@@ -160,7 +161,7 @@ class Session:
     def plan(self, *, down: bool = False) -> Plan:
         """The resolved plan. SpecError with every problem when there is none."""
         plan = load_plan(self.root, self.stack, self.overrides(down=down))
-        if lost := unclaimed(plan, generations.lasting(generations.read(self.state))):
+        if lost := unclaimed(plan, generations.lasting(self.recorded.deployment)):
             raise SpecError(f"stack {self.stack} has data that nobody declares", lost)
         return plan
 
@@ -181,7 +182,7 @@ class Session:
         except SpecError as error:
             return None, error.problems
         self.compared = self.state.checkpoint is not None
-        deployment = generations.read(self.state)
+        deployment = self.recorded.deployment
         self.numbers = generations.numbers(plan, deployment)
         plan = replace(plan, held=self.numbers)
         return plan, generations.overtaken(self.state, plan) or generations.backwards(plan, deployment)

@@ -67,10 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     pids.apply(session.docker, session.stack)
     outputs = session.outputs(pulumi)
     keep_ca(session, outputs)
-    if plan.running and plan.provider(Role.IDENTITY):
+    logins = bool(plan.running and plan.provider(Role.IDENTITY))
+    if logins:
         readmitted(session, plan, outputs)
     flowguard.hold(session, plan, pulumi, outputs, progress, log)
-    settle_people(plan, outputs)
+    if logins:
+        settle_people(plan, outputs)
     record_models(session, plan)
     proven = None if arguments.no_prove or not provable(plan) else prove(session, plan, outputs)
     console.say()
@@ -251,8 +253,7 @@ def settle_people(plan: Plan, outputs: Mapping[str, Any]) -> None:
     """Whom the configuration locks out is out."""
     from ops.people import sign_out_locked
 
-    if plan.running and plan.provider(Role.IDENTITY):
-        sign_out_locked(plan, outputs)
+    sign_out_locked(plan, outputs)
 
 
 def keep_ca(session: Session, outputs: Mapping[str, Any]) -> None:

@@ -324,6 +324,7 @@ class SecretValue:
     """One of the service's own secrets, inside a larger value.
 
     previous: the one before it, "" for a secret that was never rotated.
+    A file of a job that has nothing else is missing then.
     """
 
     secret: str

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from stack import images
 from stack.model import (
     Command,
     ContainerSpec,
@@ -14,11 +17,14 @@ from stack.model import (
     Job,
     Mount,
     Overlap,
+    Port,
     Ref,
+    ResourceLimits,
     Restart,
     Secret,
     SecretValue,
     Static,
+    Target,
     Template,
     Zone,
 )
@@ -57,9 +63,6 @@ RIGHTS = "~* &* +@all -@admin"
 # What a backup leaves out: an old copy would have the server take an old password.
 NO_BACKUP = ("users.acl",)
 
-ENTRYPOINT = ("sh", "/run/kit/redis.sh")
-COMMAND = ("redis-server", "/run/kit/redis.conf")
-
 # As the user `health`: no password in the probe, and -e fails on LOADING as on any other error.
 HEALTH = HealthCheck(
     test=Command(
@@ -80,14 +83,25 @@ SECRETS = (
 )
 
 
-def files(config: Template) -> tuple[File, ...]:
-    """What a server is given."""
-    return (
-        File(name="redis.conf", source=config),
-        File(name="redis.sh", source=Static("redis.sh", shared=True)),
-        File(name="static.acl", source=USERS),
-        # For the next start; the job has the running server take it.
-        File(name="password", source=Template((SecretValue("password"),)), live=True),
+def server(port: str, config: Template, limits: Mapping[Target, ResourceLimits]) -> ContainerSpec:
+    """The container of a server, whose port has that name. `config` is its redis.conf."""
+    return ContainerSpec(
+        image=images.REDIS,
+        user="999:999",
+        zones=frozenset({Zone.DATA}),
+        ports=(Port(port, PORT),),
+        entrypoint=("sh", "/run/kit/redis.sh"),
+        command=("redis-server", "/run/kit/redis.conf"),
+        files=(
+            File(name="redis.conf", source=config),
+            File(name="redis.sh", source=Static("redis.sh", shared=True)),
+            File(name="static.acl", source=USERS),
+            # For the next start; the job has the running server take it.
+            File(name="password", source=Template((SecretValue("password"),)), live=True),
+        ),
+        mounts=(Mount(DATA, FOLDER),),
+        health=HEALTH,
+        limits=limits,
     )
 
 

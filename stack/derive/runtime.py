@@ -635,6 +635,7 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
     uses_databases = bool(service.spec.databases) and not job.first
     needed = _after(plan, service, _values_of(plan, job), uses_databases=uses_databases)
     after, waits_for = (needed, own) if job.waits else (own + needed, ())
+    files = [_file(plan, service, file, restarts=True) for file in job.files]
     planned = _job_plan(
         plan,
         service,
@@ -644,11 +645,19 @@ def _job(plan: Plan, service: PlannedService, job: Job) -> JobPlan:
             **{name: plain(resolve(plan, service, value)) for name, value in job.env.items()},
             **_generation(plan, service, job),
         },
-        files=tuple(_file(plan, service, file, restarts=True) for file in job.files),
+        files=tuple(file for file in files if not _empty(plan, file)),
         after=tuple(dict.fromkeys(after)),
         triggers=tuple(resolve(plan, service, value) for value in job.triggers),
     )
     return replace(planned, waits_for=waits_for)
+
+
+def _empty(plan: Plan, file: FilePlan) -> bool:
+    """Whether a file would hold nothing but the secret before one that was never rotated: no engine uploads that."""
+    return all(
+        isinstance(piece, SecretPiece) and piece.previous and plan.secret(piece.key).generation == 1
+        for piece in file.text
+    )
 
 
 def _job_name(plan: Plan, service: PlannedService, job: Job) -> str:

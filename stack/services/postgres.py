@@ -113,7 +113,10 @@ SERVICE = ServiceSpec(
                 "KIT_HOST": Ref("postgres", "sql", template="{host}"),
                 "KIT_PORT": Ref("postgres", "sql", template="{port}"),
             },
-            files=(File(name="retire.sh", source=Static("retire.sh")),),
+            files=(
+                File(name="retire.sh", source=Static("retire.sh")),
+                File(name="passfile.sh", source=Static("passfile.sh", shared=True)),
+            ),
             mounts=(Mount("socket", "/var/run/postgresql"),),
             memory_mb=64,
             timeout_s=120,

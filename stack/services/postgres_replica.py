@@ -33,10 +33,13 @@ ROLE = "postgres-replica"
 SLOT = "postgres_replica"
 CONNECT = f"host={{host}} port={{port}} dbname={ROLE}"
 PRIMARY = Ref("postgres", "sql", template=CONNECT)
-PASSWORD = File(name="password", source=Template((DatabasePassword(ROLE),)))
+FILES = (
+    File(name="password", source=Template((DatabasePassword(ROLE),))),
+    File(name="passfile.sh", source=Static("passfile.sh", shared=True)),
+)
 
-# Neither login nor password: they come with the server's environment (PGUSER, PGPASSWORD), which the log's receiver
-# inherits.
+# Neither login nor password: the log's receiver inherits the server's environment, with PGUSER and, in PGPASSFILE, the
+# place of the password.
 FOLLOW = f"""
 primary_conninfo = '{{primary}} application_name={SLOT}'
 primary_slot_name = '{SLOT}'
@@ -66,7 +69,7 @@ SERVICE = ServiceSpec(
                 File(name="postgresql.conf", source=postgres.config(FOLLOW, primary=PRIMARY)),
                 File(name="pg_hba.conf", source=postgres.HBA),
                 File(name="replica.sh", source=Static("replica.sh")),
-                PASSWORD,
+                *FILES,
             ),
             mounts=(Mount("data", "/var/lib/postgresql/data"),),
             tmpfs={"/tmp": 64, "/var/run/postgresql": 1},
@@ -98,7 +101,7 @@ SERVICE = ServiceSpec(
                 "KIT_REPLICA": Ref("postgres-replica", "sql", template=CONNECT),
                 "PGUSER": DatabaseUser(ROLE),
             },
-            files=(File(name="lag.sh", source=Static("lag.sh")), PASSWORD),
+            files=(File(name="lag.sh", source=Static("lag.sh")), *FILES),
             memory_mb=64,
             timeout_s=120,
         ),

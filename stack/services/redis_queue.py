@@ -3,21 +3,16 @@
 Upstream: redis. Facts: docs/services/redis-queue.md
 """
 
-from stack import images
 from stack.derive import redis
 from stack.model import (
     BackupSet,
     ByTarget,
-    ContainerSpec,
-    Mount,
-    Port,
     Proof,
     ResourceLimits,
     ServiceSpec,
     Target,
     Template,
     Volume,
-    Zone,
 )
 
 CONFIG = Template.of(
@@ -39,17 +34,10 @@ loglevel notice
     ceiling=ByTarget({Target.DEV: "64mb", Target.PI: "48mb", Target.GPU: "192mb"}),
 )
 
-SERVER = ContainerSpec(
-    image=images.REDIS,
-    user="999:999",
-    zones=frozenset({Zone.DATA}),
-    ports=(Port("queue", redis.PORT),),
-    entrypoint=redis.ENTRYPOINT,
-    command=redis.COMMAND,
-    files=redis.files(CONFIG),
-    mounts=(Mount(redis.DATA, redis.FOLDER),),
-    health=redis.HEALTH,
-    limits={
+SERVER = redis.server(
+    "queue",
+    CONFIG,
+    {
         Target.DEV: ResourceLimits(memory_mb=96, cpus=0.5, pids=64),
         Target.PI: ResourceLimits(memory_mb=64, cpus=0.5, pids=64),
         Target.GPU: ResourceLimits(memory_mb=256, cpus=1, pids=64),

@@ -11,6 +11,7 @@ import gzip
 import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -352,14 +353,20 @@ def journal(since: float) -> Iterator[Place]:
             yield Place(name, Path(name).read_bytes())
 
 
+IN_CONTAINER = re.compile(rb"docker[/-]([0-9a-f]{64})")
+
+
 @dataclass
-class CommandLines:
-    """Every command line that any process of the host has while this is open: those of short ones too, mostly."""
+class Passing:
+    """What every process of the host has while this is open, those of a moment too, mostly: its command line, and in
+    a container its variables.
+    """
 
     every_s: float = 0.03
-    seen: set[bytes] = field(default_factory=set[bytes])
+    lines: set[bytes] = field(default_factory=set[bytes])
+    entries: set[tuple[str, bytes]] = field(default_factory=set[tuple[str, bytes]])  # container's ID, NAME=VALUE
 
-    def __enter__(self) -> CommandLines:
+    def __enter__(self) -> Passing:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -370,15 +377,34 @@ class CommandLines:
         self._thread.join()
 
     def _watch(self) -> None:
+        known: dict[str, bytes] = {}
         while not self._stop.wait(self.every_s):
-            for name in os.listdir("/proc"):
-                if name.isdigit():
-                    with suppress(OSError):
-                        self.seen.add(Path(f"/proc/{name}/cmdline").read_bytes())
+            there = [name for name in os.listdir("/proc") if name.isdigit()]
+            for name in there:
+                with suppress(OSError):
+                    line = Path(f"/proc/{name}/cmdline").read_bytes()
+                    if known.get(name) == line:
+                        continue
+                    known[name] = line
+                    self.lines.add(line)
+                    if container := IN_CONTAINER.search(Path(f"/proc/{name}/cgroup").read_bytes()):
+                        variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+                        self.entries |= {(container[1].decode(), entry) for entry in variables if entry}
+            for gone in known.keys() - set(there):
+                del known[gone]
 
     @property
-    def place(self) -> Place:
-        return Place("a command line", b"\n".join(line.replace(b"\0", b" ") for line in self.seen))
+    def command_lines(self) -> Place:
+        return Place("a command line", b"\n".join(line.replace(b"\0", b" ") for line in self.lines))
+
+    def variables(self, stack: str, declared: Mapping[str, set[str]]) -> Iterator[Place]:
+        """As `processes` gives them. Containers that are gone, and those of other stacks, may have none of ours."""
+        names = {each["Id"]: each["Name"].lstrip("/") for each in inspect(containers_of(stack))}
+        for container, entry in sorted(self.entries):
+            name = names.get(container, container[:12])
+            variable = entry.partition(b"=")[0].decode(errors="replace")
+            if variable not in declared.get(name, set()):
+                yield Place(f"variable {variable} of {name}", entry)
 
 
 def texts(**named: str) -> Iterator[Place]:

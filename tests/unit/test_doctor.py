@@ -27,6 +27,8 @@ from ops.doctor import (
 from ops.facts import gpu_facts, wanted_ports
 from ops.imagelock import Gone
 from ops.planview import load_plan
+from ops.subnets import Subnets
+from stack.derive import runtime
 from stack.images import REDIS
 from stack.plan import Plan
 
@@ -49,6 +51,7 @@ ENGINE = EngineFacts(
     system="Debian GNU/Linux 13",
     root="/var/lib/docker",
     skew_s=0.4,
+    subnets=Subnets(total=31, free=30, networks=frozenset({"bridge"})),
 )
 GOOD = Facts(
     engine=ENGINE,
@@ -83,6 +86,9 @@ FAILURES = {
     "engine too old": (engine(api=(1, 40)), "docker", "API 1.40", "upgrade"),
     "no memory cgroup": (engine(memory_limit=False), "memory cgroup", "is off", "cgroup_enable=memory"),
     "too little memory": (engine(memory_mb=4096), "memory", "MB wanted", "ai-kit:without"),
+    "no address range left": (
+        engine(subnets=Subnets(total=31, free=1)), "networks", "1 of 31 address ranges are free, the stack", "prune"
+    ),
     "too few CPUs": (engine(cpus=1), "cpus", "the machine has 1", "ai-kit:cpus: 1"),
     "wrong architecture": (engine(arch="riscv64"), "architecture", "riscv64", "target"),
     "clocks apart": (engine(skew_s=-120.0), "clock", "120 s behind", "set-ntp"),
@@ -119,6 +125,19 @@ def test_each_fault_is_found_alone_and_has_a_fix(changes: dict[str, Any], name: 
     assert {check.name for check in failed} == {name}
     assert what in failed[0].what
     assert fix in failed[0].fix
+
+
+def test_networks_that_are_there_need_no_range_and_the_last_ranges_are_pointed_out() -> None:
+    names = frozenset(network.name for network in runtime.build(plan_of("dev")).networks)
+    there = Subnets(total=31, free=0, networks=names)
+    (warned,) = findings(replace(GOOD, **engine(subnets=there)), Level.WARN)
+    assert (warned.name, warned.what) == ("networks", "0 of 31 address ranges are free")
+    assert "default-address-pools" in warned.fix
+    some = replace(there, free=2, networks=names - {min(names)})
+    (warned,) = findings(replace(GOOD, **engine(subnets=some)), Level.WARN)
+    assert warned.what == "2 of 31 address ranges are free, and the stack takes 1"
+    assert findings(replace(GOOD, **engine(subnets=replace(there, free=2))), Level.WARN) == []
+    assert findings(replace(GOOD, **engine(subnets=None)), Level.WARN) == []
 
 
 def test_all_faults_are_reported_together() -> None:

@@ -142,6 +142,22 @@ def test_a_volume_whose_service_is_gone_is_refused(stack: Stack) -> None:
         session.plan()
 
 
+def test_the_state_is_read_once_for_as_long_as_it_stays_the_same(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a megabyte of JSON, which one command asks for several times."""
+    session = stack.select(profiles=["chat"])
+    stack.protect(session, "kit-dev-postgres-data")
+    read: list[Path] = []
+    parsed = generations.parsed
+    monkeypatch.setattr(generations, "parsed", lambda file: read.append(file) or parsed(file))
+    session.plan_or_problems()
+    session.overrides()
+    first = session.recorded.deployment
+    assert len(read) == 1 and first
+    stack.protect(session, "kit-dev-postgres-data", "kit-dev-another-data")
+    assert session.recorded.deployment != first
+    assert len(read) == 2
+
+
 def test_a_state_that_cannot_be_read_keeps_nobody_from_planning(stack: Stack) -> None:
     session = stack.select(profiles=["chat"])
     checkpoint = session.state.checkpoint
@@ -149,5 +165,5 @@ def test_a_state_that_cannot_be_read_keeps_nobody_from_planning(stack: Stack) ->
     checkpoint.parent.mkdir(parents=True)
     for text in ("", "{", "[]", '{"checkpoint": null}', '{"checkpoint": {"latest": {}}}'):
         checkpoint.write_text(text, encoding="utf-8")
-        assert generations.lasting(generations.read(session.state)) == frozenset()
+        assert generations.lasting(session.recorded.deployment) == frozenset()
         assert retired(session) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ops import planview
+from stack import catalog, targets
 from stack import plan as planning
-from stack import targets
 from stack.catalog import discover
 from stack.derive import runtime
 from stack.derive.runtime import START_SCRIPT, ContainerPlan, JobPlan
@@ -18,6 +18,7 @@ from stack.derive.values import SecretPiece, is_plain, plain
 from stack.model import ImageSource, Role, Zone
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOM = {"memory_mb": 2**20, "disk_gb": 2**12}  # for every service at once
 STACKS = ("dev", "pi", "gpu")
 HOSTILE = [
     "it's",
@@ -44,6 +45,19 @@ def test_every_step_comes_after_what_it_needs(stack: str) -> None:
     for step in runtime.build(resolved(stack)).steps:
         assert set(step.after) <= seen, f"{step.name} comes before {set(step.after) - seen}"
         seen.add(step.name)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_no_job_is_given_an_empty_file(stack: str) -> None:
+    """The provider refuses to upload one: the secret before one that was never rotated is no file at all."""
+    profiles = tuple(catalog.profiles(discover()))
+    built = runtime.build(
+        resolved(stack, profiles=profiles, provided_secrets=catalog.provided_keys(discover()), **ROOM)
+    )
+    for job in built.jobs:
+        for file in job.files:
+            pieces = [each for each in file.text if not (isinstance(each, SecretPiece) and each.previous)]
+            assert "".join(map(str, pieces)), f"{file.name} of {job.name}"
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -3,9 +3,14 @@
 #
 # KIT_PRIMARY and KIT_REPLICA say where they are, the role's password is the file /run/kit/password.
 set -euo pipefail
+. /run/kit/passfile.sh
 
-password=$(cat /run/kit/password; printf x)
-export PGPASSWORD="${password%x}" PGCONNECT_TIMEOUT=10 PGOPTIONS='-c client_min_messages=warning'
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
+trap 'exit 143' TERM INT HUP
+passfile /run/kit/password "$work/passfile"
+export PGPASSFILE="$work/passfile" PGCONNECT_TIMEOUT=10 PGOPTIONS='-c client_min_messages=warning'
 
 query() { psql --no-psqlrc --quiet --no-align --tuples-only --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 

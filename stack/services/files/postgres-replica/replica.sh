@@ -7,16 +7,17 @@
 # and loses nothing. Promoted (pg_ctl promote), it stays a server of its own through restarts.
 #
 # KIT_PRIMARY says where the primary is (host=... port=... user=... dbname=...), KIT_SLOT names the slot. The password is
-# the file /run/kit/password, every byte of it; it reaches the server by this process's environment, and no file.
+# the file /run/kit/password; it reaches the server by a file in memory that no volume holds.
 set -euo pipefail
+. /run/kit/passfile.sh
 
 readonly volume=/var/lib/postgresql/data
 readonly data=$volume/pgdata copy=$volume/pgdata.copy old=$volume/pgdata.old again=$volume/copy-again
 
 say() { printf 'replica: %s\n' "$*" >&2; }
 
-password=$(cat /run/kit/password; printf x)
-export PGPASSWORD="${password%x}"
+export PGPASSFILE=/tmp/passfile
+passfile /run/kit/password "$PGPASSFILE"
 
 # A failure of its own kind for each: a primary that is not there yet is waited for, everything else is said.
 wait_for_primary() {

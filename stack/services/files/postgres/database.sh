@@ -2,25 +2,23 @@
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
 # KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's, KIT_MAKES_LOGINS=1 that
-# it makes logins for others, KIT_LOGINS_BY which role makes them for this one; the role's password is the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
-# was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may
-# log in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database needs,
-# in one transaction. A password reaches psql by an environment variable of this process and the server by the local
-# socket; the session logs no statement, so that it stands in no log even when something fails.
+# it makes logins for others, KIT_LOGINS_BY which role makes them for this one; the role's password is the file
+# /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password was
+# rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may log
+# in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database needs, in
+# one transaction. psql reads a password from its file and hands it on over the local socket: it is no argument and no
+# variable of any process. The session logs no statement, so that it stands in no log even when something fails.
 #
 # The superuser works in databases that others own, and who owns one may make functions and operators in it, and say
 # where its sessions look for such. This one looks in pg_catalog alone, and finds nothing of theirs (CVE-2018-1058). The
 # session's own option counts more than what the database says. Whatever is made here needs its schema named.
 set -euo pipefail
 
-# An environment variable, so that the password is no argument that others see. Every byte counts, line breaks too.
-take() { # FILE ROLE
-    local password
-    password=$(cat "$1"; printf x)
-    export KIT_PASSWORD="${password%x}"
-    [ -n "$KIT_PASSWORD" ] || { echo "the password of role $2 is empty"; exit 1; }
+# psql drops a line break at the end of what a command says: the x keeps it, for every byte counts.
+check() { # FILE ROLE
+    [ -s "$1" ] || { echo "the password of role $2 is empty"; exit 1; }
 }
-take /run/kit/password "$KIT_ROLE"
+check /run/kit/password "$KIT_ROLE"
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10
 PGOPTIONS='-c log_statement=none -c log_min_duration_statement=-1 -c log_min_error_statement=panic'
 export PGOPTIONS="$PGOPTIONS -c search_path=pg_catalog -c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
@@ -35,7 +33,7 @@ makes=NOCREATEROLE
 query --set replication="$replication" --set makes="$makes" --set by="${KIT_LOGINS_BY:-}" <<'SQL'
 \getenv database KIT_DATABASE
 \getenv role KIT_ROLE
-\getenv password KIT_PASSWORD
+\set password `cat /run/kit/password; printf x`
 SELECT format('CREATE ROLE %I', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 ALTER ROLE :"role" NOSUPERUSER NOCREATEDB :makes :replication;
@@ -50,10 +48,12 @@ SELECT format('REVOKE %I FROM %I CASCADE', :'role', m.rolname)
 \getenv user KIT_USER
 SELECT format('CREATE ROLE %I', :'user')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'user') \gexec
-ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB :makes :replication PASSWORD :'password';
+ALTER ROLE :"user" LOGIN NOSUPERUSER NOCREATEDB :makes :replication;
+SELECT format('ALTER ROLE %I PASSWORD %L', :'user', left(:'password', -1)) \gexec
 -- With the first login in use, later ones are another state's: of a lost one that was adopted.
 SELECT format('ALTER ROLE %I NOLOGIN PASSWORD NULL', rolname) FROM pg_roles
- WHERE :'user' = :'role' AND rolname ~ ('^' || :'role' || '\.[0-9]+$') \gexec
+ WHERE :'user' = :'role'
+   AND left(rolname, length(:'role') + 1) = :'role' || '.' AND substr(rolname, length(:'role') + 2) ~ '^[0-9]+$' \gexec
 -- A login that acts as the role: what it makes is the role's, and what the role was told it is told as well. Lists are
 -- taken apart and each name quoted anew: a role may tell itself anything, and this runs as superuser.
 SELECT format('GRANT %I TO %I', :'role', :'user') WHERE :'role' <> :'user' \gexec
@@ -77,25 +77,26 @@ SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
 ALTER DATABASE :"database" OWNER TO :"role";
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 SQL
-unset KIT_PASSWORD
 
 for file in /run/kit/logins/*; do
     [ -f "$file" ] || continue
     export KIT_LOGIN="${file##*/}"
-    take "$file" "$KIT_LOGIN"
+    check "$file" "$KIT_LOGIN"
     query <<'SQL'
 \getenv role KIT_LOGIN
-\getenv password KIT_PASSWORD
+\set password `cat "/run/kit/logins/$KIT_LOGIN"; printf x`
 SELECT format('CREATE ROLE %I', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
-ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'password';
+ALTER ROLE :"role" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
+SELECT format('ALTER ROLE %I PASSWORD %L', :'role', left(:'password', -1)) \gexec
 \getenv database KIT_DATABASE
 GRANT CONNECT ON DATABASE :"database" TO :"role";
 SQL
-    unset KIT_PASSWORD
 done
 
-inside="dbname='${KIT_DATABASE//\'/\\\'}'"
+# As a connection string wants it: a backslash before each quote and each backslash.
+inside=${KIT_DATABASE//\\/\\\\}
+inside="dbname='${inside//\'/\\\'}'"
 for extension in $KIT_EXTENSIONS; do
     export KIT_EXTENSION="$extension"
     query --dbname "$inside" <<'SQL'

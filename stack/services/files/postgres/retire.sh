@@ -5,15 +5,23 @@
 # before is KIT_PREVIOUS_USER with that in /run/kit/previous. Their sessions end as well: who has what was rotated out
 # does not stay. Then both are tried over the network, as a service does it: the new one is let in, the old one is not.
 #
-# As in database.sh: passwords reach psql by its environment, and nothing is looked for outside of pg_catalog.
+# Passwords reach psql by a file of their own form; as in database.sh nothing is looked for outside of pg_catalog.
 set -euo pipefail
+. /run/kit/passfile.sh
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# Whoever takes too long is sent TERM, and a shell that dies of it does not clean up.
+trap 'exit 143' TERM INT HUP
 
 export PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=10 LC_ALL=C
 readonly as_superuser='-c log_statement=none -c log_min_error_statement=panic -c search_path=pg_catalog -c default_transaction_read_only=off'
 
 query() { psql --no-psqlrc --quiet --no-align --tuples-only --set ON_ERROR_STOP=1 --set VERBOSITY=terse "$@"; }
 server() { PGHOST=/var/run/postgresql PGUSER=postgres PGOPTIONS="$as_superuser" query "$@"; }
-inside="dbname='${KIT_DATABASE//\'/\\\'}'"
+# As a connection string wants it: a backslash before each quote and each backslash.
+inside=${KIT_DATABASE//\\/\\\\}
+inside="dbname='${inside//\'/\\\'}'"
 
 # Nobody comes in any more; then who is in goes. What an old login owns or was granted, against its settings, becomes the
 # role's: only then it can go. One that is needed elsewhere in the server stays, and cannot log in.
@@ -22,7 +30,8 @@ server --dbname "$inside" <<'SQL'
 \getenv user KIT_USER
 CREATE TEMPORARY TABLE old AS
 SELECT rolname AS name FROM pg_roles
- WHERE rolname <> :'user' AND (rolname = :'role' OR rolname ~ ('^' || :'role' || '\.[0-9]+$'));
+ WHERE rolname <> :'user' AND (rolname = :'role' OR (left(rolname, length(:'role') + 1) = :'role' || '.'
+   AND substr(rolname, length(:'role') + 2) ~ '^[0-9]+$'));
 SELECT format('ALTER ROLE %I NOLOGIN PASSWORD NULL', name) FROM pg_temp.old \gexec
 SELECT count(pg_terminate_backend(pid, 5000)) AS ended
   FROM pg_stat_activity WHERE usename IN (SELECT name FROM pg_temp.old) \gset
@@ -38,16 +47,16 @@ left=$(server --dbname "$inside" <<'SQL'
 \getenv role KIT_ROLE
 \getenv user KIT_USER
 SELECT count(*) FROM pg_roles
- WHERE rolcanlogin AND rolname <> :'user' AND (rolname = :'role' OR rolname ~ ('^' || :'role' || '\.[0-9]+$'));
+ WHERE rolcanlogin AND rolname <> :'user' AND (rolname = :'role' OR (left(rolname, length(:'role') + 1) = :'role' || '.'
+   AND substr(rolname, length(:'role') + 2) ~ '^[0-9]+$'));
 SQL
 )
 [ "$left" = 0 ] || { echo "$left older logins of role $KIT_ROLE can still log in"; exit 1; }
 
 # try USER PASSWORD-FILE
 try() {
-    local password
-    password=$(cat "$2"; printf x)
-    PGUSER="$1" PGPASSWORD="${password%x}" query \
+    passfile "$2" "$work/passfile" || return 1
+    PGUSER="$1" PGPASSFILE="$work/passfile" query \
         --dbname "host=$KIT_HOST port=$KIT_PORT $inside" --command "SELECT 'as ' || current_user" 2>&1
 }
 

@@ -5,12 +5,12 @@
 # retire: that one alone. Then both are tried, and the one before, in /run/kit/previous, must be refused. Connections that
 # are older than the new password end: their owners connected again since, or are nobody we know.
 #
-# Passwords reach redis-cli by its environment and the server by their SHA-256.
+# redis-cli reads a password from its input, where it would ask a person; the server is told its SHA-256.
 set -eu
 step=$1
 mark=/data/password-taken
 
-ask() { REDISCLI_AUTH=$(cat /run/kit/access) redis-cli -e -h "$KIT_HOST" -p "$KIT_PORT" --user kit "$@"; }
+ask() { redis-cli -e -h "$KIT_HOST" -p "$KIT_PORT" --user kit --askpass "$@" </run/kit/access; }
 stop() { echo "$1"; exit 1; }
 hashes() { ask ACL GETUSER default | grep -E '^[0-9a-f]{64}$' | sort || true; }
 
@@ -52,8 +52,7 @@ fi
 
 # try PASSWORD-FILE: the answer to PING, as a service asks.
 try() {
-    password=$(cat "$1"; printf x)
-    REDISCLI_AUTH=${password%x} redis-cli -h "$KIT_HOST" -p "$KIT_PORT" --user default PING 2>&1 || true
+    redis-cli -h "$KIT_HOST" -p "$KIT_PORT" --user default --askpass PING <"$1" 2>&1 || true
 }
 said=$(try /run/kit/password)
 [ "$said" = PONG ] || stop "the password is not taken: $said"
