@@ -134,9 +134,9 @@ def begun(state: StackState) -> dict[str, int]:
         return {}
 
 
-def begin(state: StackState, plan: Plan) -> None:
+def begin(state: StackState, plan: Plan, deployment: Mapping[str, Any]) -> None:
     """Write down which numbers this `up` raises, until one has gone through."""
-    before = {str(key): item.generation for key, item in held(plan, read(state)).items()}
+    before = {str(key): item.generation for key, item in held(plan, deployment).items()}
     raised = {name: number for name, number in _wanted(plan).items() if 0 < before.get(name, 0) < number}
     if raised:
         write_atomically(state.rotating, json.dumps({**begun(state), **raised}))

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     pulumi = make_ready(session, plan, progress)
     log = log_file(session, "up")
     session.write_config(pulumi, checked=session.state.exists() is True)
-    generations.begin(session.state, plan)
+    generations.begin(session.state, plan, session.recorded.deployment)
     repair.prepare(session, pulumi, progress, log, plan)
     adopted = adopting.realm(session, pulumi, plan, progress, log) if session.adopt else None
     began = time.monotonic()

@@ -158,16 +158,13 @@ def test_after_a_jump_the_one_before_is_the_one_that_was_there() -> None:
     assert rotation.kept(3) == (3, 2, 1)  # a new state: whoever adopts a volume with a number
 
 
-def test_a_number_does_not_go_on_past_a_rotation_that_was_cut_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_does_not_go_on_past_a_rotation_that_was_cut_short(tmp_path: Path) -> None:
     state = deployment(neo4j_password="01-01")
-    monkeypatch.setattr(generations, "read", lambda _: state)
     rotating = cast(StackState, SimpleNamespace(rotating=tmp_path / "rotating"))
-    generations.begin(rotating, planned("graph"))
+    generations.begin(rotating, planned("graph"), state)
     assert not rotating.rotating.exists(), "nothing is raised"
     two, three = (planned("graph", rotation={"neo4j/password": Wish(number)}) for number in (2, 3))
-    generations.begin(rotating, two)
+    generations.begin(rotating, two, state)
     assert generations.begun(rotating) == {"neo4j/password": 2}
     assert generations.overtaken(rotating, two) == ()
     (problem,) = generations.overtaken(rotating, three)
