@@ -129,7 +129,7 @@ class Deployment:
     def _certificates(self) -> None:
         self.ca = CertificateAuthority("ca", CaArgs(common_name=f"ai-kit {self.plan.stack} CA"))
         # A stack without routes, such as a database alone, has no host name but the domain.
-        hosts = tuple(sorted({self.plan.host_name(owned.item) for owned in self.plan.routes}))
+        hosts = tuple(sorted(set(self.plan.host_names)))
         hosts = hosts or (self.plan.settings.domain,)
         self.leaf = LeafCertificate("leaf", LeafArgs(ca=self.ca, hosts=hosts, ips=("127.0.0.1",)))
 

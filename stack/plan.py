@@ -218,6 +218,12 @@ class Plan:
         """The public host name of a route, without a port."""
         return f"{route.name}.{self.settings.domain}"
 
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Every public host name, without a port: of each route, and the domain itself where a path of it leads on."""
+        named = tuple(self.host_name(owned.item) for owned in self.routes)
+        return (*named, self.settings.domain) if any(owned.item.prefix for owned in self.routes) else named
+
     def url(self, route: Route) -> str:
         """The public URL of a route, without a trailing slash; the port only where it is not 443."""
         port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"

@@ -391,6 +391,28 @@ ANY: tuple[Breakage, ...] = (
         change=_add(routes=(Route(name="extra", port="http", access=Access.PUBLIC, open=("/webhook/",)),)),
         says='open "/webhook/", and its access is public',
     ),
+    Breakage(
+        name="a prefix that is no folder",
+        change=_add(routes=(Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki/"),)),
+        says='prefix "/wiki/"',
+    ),
+    Breakage(
+        name="a prefix of another's",
+        change=_add(
+            routes=(
+                Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki"),
+                Route(name="more", port="http", access=Access.PUBLIC, prefix="/wiki"),
+            )
+        ),
+        says="kit.localhost/wiki",
+    ),
+    Breakage(
+        name="a path that is not below the prefix",
+        change=_add(
+            routes=(Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki", paths=("/wikis/",)),)
+        ),
+        says='"/wikis/" is not below /wiki',
+    ),
     Breakage(name="an image for another machine", change=_second(image=ONE_ARCH), says="is not made for amd64"),
     Breakage(
         name="no service of that name",

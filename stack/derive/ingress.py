@@ -49,6 +49,7 @@ def config(plan: Plan) -> str:
         fronts.append(_front(plan, service, owned.item))
         choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
         backends.append(_backend(plan, service, owned.item))
+    fronts += _domain(plan)
     if login := _login_backend(plan):
         fronts.append(forward_auth.answers(plan, login))
     return "\n".join(
@@ -98,7 +99,7 @@ defaults
 
 
 def _hosts(plan: Plan) -> str:
-    return " ".join(plan.host_name(owned.item) for owned in plan.routes)
+    return " ".join(plan.host_names)
 
 
 # The host name as routes know it: no port, no trailing dot, lower case.
@@ -157,6 +158,7 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     host = plan.host_name(route)
     acl = f"host_{route.name}"
     lines = [f"# {_source(service)}: {host} ({route.access})", f"acl {acl} {_HOST} -m str {host}"]
+    lines += _below(plan, route)
     below = tuple(path for path in route.paths if path != "/" and path.endswith("/"))
     if route.open or below:
         # A path is taken as it is written, and one that a server could read as another's is below no folder.
@@ -182,6 +184,42 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     if route.paths:
         lines.append(_only(route, below))
     return "".join(f"    {line}\n" for line in lines) + "\n"
+
+
+def _below(plan: Plan, route: Route) -> list[str]:
+    """The service answers below its prefix alone: the host's own front page leads there, the rest is nowhere.
+
+    307: a method stays what it was, and no browser keeps it when the prefix changes.
+    """
+    if not route.prefix:
+        return []
+    acl, inside = f"host_{route.name}", f"below_{route.name}"
+    home = plan.url(route) + route.prefix + "/"
+    return [
+        f"acl {inside} path -m str {route.prefix}",
+        f"acl {inside} path -m beg {route.prefix}/",
+        f"http-request redirect code 307 location {home} if {acl} {{ path -m str / }}",
+        f"http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} if {acl} !{inside}",
+    ]
+
+
+def _domain(plan: Plan) -> list[str]:
+    """The domain itself: each prefix leads to its service's one address, with what follows it. Nothing else is there.
+
+    Not two addresses for one service: its links, cookies and redirect URIs know one. And a host of its own keeps its
+    cookies and scripts away from the others.
+    """
+    found = [owned for owned in plan.routes if owned.item.prefix]
+    if not found:
+        return []
+    domain = plan.settings.domain
+    lines = [f"# {domain} itself only leads on", f"acl apex {_HOST} -m str {domain}"]
+    for owned in found:
+        route, inside = owned.item, f"below_{owned.item.name}"
+        lines.append(f"# {_source(plan.service(owned.owner))}: {domain}{route.prefix}")
+        lines.append(f"http-request redirect code 307 location {plan.url(route)}%[pathq] if apex {inside}")
+    lines.append(f"http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} if apex")
+    return ["".join(f"    {line}\n" for line in lines) + "\n"]
 
 
 def _only(route: Route, below: tuple[str, ...]) -> str:
