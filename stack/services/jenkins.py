@@ -119,7 +119,7 @@ def configuration(plan: Plan) -> Mapping[str, Node]:
     )
     return {
         "jenkins": {
-            "systemMessage": f"Pipelines of {plan.stack}. Settings made here last until the next start: the program has them.",
+            "systemMessage": f"Pipelines of {plan.stack}. Settings made here last until the next start.",
             # Nothing is built where the secrets are. Agents come in over HTTPS (WebSocket), so no other port is open.
             "numExecutors": 0,
             "slaveAgentPort": -1,

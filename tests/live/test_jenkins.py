@@ -1,4 +1,4 @@
-"""What is real of Jenkins without Jenkins, which no package registry has: its door, its login, how its settings are read.
+"""What is real of Jenkins without Jenkins, which no package registry has: door, login, how its settings are read.
 
 Proves, with the real servers and programs named: HAProxy leads to it and nowhere else; Keycloak takes its client's
 authorization request, refuses every other redirect, and says the roles that its matrix knows; SnakeYAML and
@@ -209,7 +209,8 @@ def test_a_login_brings_the_roles_that_the_matrix_knows(up: Standing, visitor: h
         assert found[login["userNameField"]] == "admin-user"
         assert found[login["emailFieldName"]] == "admin@kit.localhost" and found[login["fullNameFieldName"]]
     leave = urlencode({"id_token_hint": tokens["id_token"], "post_logout_redirect_uri": login["postLogoutRedirectUrl"]})
-    left = visitor.get(f"{up.outputs.issuer}/protocol/openid-connect/logout?{leave}")
+    leaving = f"{up.outputs.issuer}/protocol/openid-connect/logout?{leave}"
+    left = visitor.get(leaving, follow_redirects=False)
     assert left.status_code == 302 and left.headers["location"].startswith(f"{one(up)}/jenkins/")
 
 
