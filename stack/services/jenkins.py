@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stack import images
 from stack.derive.values import issuer_url, route_named
@@ -42,7 +43,9 @@ from stack.model import (
     Volume,
     Zone,
 )
-from stack.plan import Plan
+
+if TYPE_CHECKING:
+    from stack.plan import Plan
 
 NAME = "jenkins"
 ROUTE = "jenkins"
