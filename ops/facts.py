@@ -286,7 +286,7 @@ def _written(session: Session) -> float | None:
 def _unresolved(plan: Plan | None) -> tuple[str, ...]:
     if plan is None or plan.settings.domain.endswith("localhost"):
         return ()
-    names = [plan.host_name(owned.item) for owned in plan.routes]
+    names = plan.host_names
     return tuple(name for name, known in zip(names, _at_once(_resolves, names), strict=True) if not known)
 
 

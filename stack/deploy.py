@@ -175,7 +175,7 @@ class Deployment:
             name = f"{rotation.certificate_name(rotation.CA, signs)}-cross"
             cross = CrossCertificate(name, CrossArgs(ca=self.ca, by=made[oldest]))
         # A stack without routes, such as a database alone, has no host name but the domain.
-        hosts = tuple(sorted({self.plan.host_name(owned.item) for owned in self.plan.routes}))
+        hosts = tuple(sorted(set(self.plan.host_names)))
         hosts = hosts or (self.plan.settings.domain,)
         self.leaf = LeafCertificate(
             rotation.certificate_name(rotation.LEAF, self.plan.leaf),

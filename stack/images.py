@@ -59,6 +59,18 @@ HAPROXY = ImagePin(
     pinned="2026-11-21",
 )
 
+# Its plugins are no part of it: stack/services/files/jenkins/plugins.txt.
+# renovate: datasource=docker depName=jenkins/jenkins
+JENKINS = ImagePin(
+    name="jenkins",
+    repository="docker.io/jenkins/jenkins",
+    tag="2.568.2-lts-jdk21",
+    arches=BOTH,
+    programs=frozenset({"bash", "curl", "java", "sh"}),
+    size_mb=480,
+    pinned="2026-11-21",
+)
+
 # renovate: datasource=docker depName=quay.io/keycloak/keycloak
 KEYCLOAK = ImagePin(
     name="keycloak",

@@ -808,6 +808,10 @@ class Route:
     service's own path that ends a session of its own; it ends the login as well. voucher: a shared secret of the
     service, of which the ingress sends the HEX_32 form with each request that it says a person of: who has no voucher
     is not the ingress, whatever the other headers say (derive/forward_auth.py).
+
+    prefix: the path, such as /wiki, below which alone the service answers, and which the ingress does not take away.
+    The one address is then <name>.<domain>/wiki/: the host's "/" and <domain>/wiki lead there, and nothing else of the
+    host is handed on.
     """
 
     name: str
@@ -822,6 +826,7 @@ class Route:
     roles: tuple[str, ...] = ()
     logout: str = ""
     voucher: str = ""
+    prefix: str = ""
 
 
 EVERYBODY = "*"

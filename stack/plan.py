@@ -265,6 +265,14 @@ class Plan:
         """The public host name of a route, without a port. Routes at paths share one: the domain."""
         return self.settings.domain if self.path(route) else f"{route.name}.{self.settings.domain}"
 
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Every public host name, without a port: of each route, and the domain itself where a path of it leads on."""
+        named = dict.fromkeys(self.host_name(owned.item) for owned in self.routes)
+        if any(owned.item.prefix for owned in self.routes):
+            named[self.settings.domain] = None
+        return tuple(named)
+
     def origin(self, route: Route) -> str:
         """Whence a browser calls a route's pages: scheme, host, and the port only where it is not 443."""
         port = "" if self.settings.https_port == 443 else f":{self.settings.https_port}"

@@ -329,15 +329,17 @@ ANY: tuple[Breakage, ...] = (
     ),
     Breakage(
         name="a host name that is none",
-        change=lambda spec: _add(routes=(Route(name="A_b", port=spec.containers[0].ports[0].name, access=Access.SSO),))(
-            spec
-        ),
+        change=lambda spec: _add(
+            routes=(Route(name="A_b", port=spec.containers[0].ports[0].name, access=Access.PUBLIC),)
+        )(spec),
         says='routes: "A_b" is no name',
     ),
     Breakage(
         name="a denied path that is none",
         change=lambda spec: _add(
-            routes=(Route(name="denying", port=spec.containers[0].ports[0].name, access=Access.SSO, deny=("admin",)),)
+            routes=(
+                Route(name="denying", port=spec.containers[0].ports[0].name, access=Access.PUBLIC, deny=("admin",)),
+            )
         )(spec),
         says='deny "admin"',
     ),
@@ -383,13 +385,17 @@ ANY: tuple[Breakage, ...] = (
         says="second.after: second and second wait for each other",
     ),
     Breakage(
-        name="an open path that is no folder",
-        change=_add(routes=(Route(name="extra", port="http", access=Access.SSO, open=("/webhook",)),)),
-        says='open "/webhook"',
-    ),
-    Breakage(
         name="an open path where no login is",
-        change=_add(routes=(Route(name="extra", port="http", access=Access.PUBLIC, open=("/webhook/",)),)),
+        change=lambda spec: _add(
+            routes=(
+                Route(
+                    name="extra",
+                    port=spec.containers[0].ports[0].name,
+                    access=Access.PUBLIC,
+                    open=("/webhook/",),
+                ),
+            )
+        )(spec),
         says='open "/webhook/", and its access is public',
     ),
     Breakage(name="an image for another machine", change=_second(image=ONE_ARCH), says="is not made for amd64"),
@@ -418,6 +424,33 @@ BEHIND_THE_INGRESS: tuple[Breakage, ...] = (
 
 # Breakages of the service `app` of the factories.
 OF_APP: tuple[Breakage, ...] = (
+    Breakage(
+        name="an open path that is no folder",
+        change=_add(routes=(Route(name="extra", port="http", access=Access.SSO, open=("/webhook",)),)),
+        says='open "/webhook"',
+    ),
+    Breakage(
+        name="a prefix that is no folder",
+        change=_add(routes=(Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki/"),)),
+        says='prefix "/wiki/"',
+    ),
+    Breakage(
+        name="a prefix of another's",
+        change=_add(
+            routes=(
+                Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki"),
+                Route(name="more", port="http", access=Access.PUBLIC, prefix="/wiki"),
+            )
+        ),
+        says="kit.localhost/wiki",
+    ),
+    Breakage(
+        name="a path that is not below the prefix",
+        change=_add(
+            routes=(Route(name="extra", port="http", access=Access.PUBLIC, prefix="/wiki", paths=("/wikis/",)),)
+        ),
+        says='"/wikis/" is not below /wiki',
+    ),
     Breakage(
         name="a Ref to no port",
         change=_env(Ref("cache", "htpp")),

@@ -101,7 +101,7 @@ defaults
 
 
 def _hosts(plan: Plan) -> str:
-    return " ".join(dict.fromkeys(plan.host_name(owned.item) for owned in plan.routes))
+    return " ".join(plan.host_names)
 
 
 # The host name as routes know it: no port, no trailing dot, lower case.
@@ -157,15 +157,23 @@ def _public(plan: Plan, fronts: list[str]) -> str:
 
 
 def _at_paths(plan: Plan) -> list[str]:
-    """Which of the routes that share a host a request is for: by its path as it is written, which nobody rewrites."""
+    """Which of the routes that share a host a request is for: by its path as it is written, which nobody rewrites.
+
+    The prefix of a route with a host of its own leads there, with what follows it. Not two addresses for one service:
+    its links, cookies and redirect URIs know one, and a host of its own keeps these away from the others.
+    """
     moved = [owned.item for owned in plan.routes if plan.path(owned.item)]
-    if not moved:
+    leading = [owned.item for owned in plan.routes if owned.item.prefix]
+    if not (moved or leading):
         return []
     host = plan.settings.domain
     lines = ["# Routes at paths of one host.", f"acl shared_host {_HOST} -m str {host}"]
     for route in moved:
         path, is_at = plan.path(route), f"http-request set-var(txn.route) str({route.name})"
         lines.append(f"{is_at} if shared_host {{ path -m str {path} }} || shared_host {{ path -m beg {path}/ }}")
+    for route in leading:
+        leads_on, prefix = f"http-request redirect code 307 location {plan.url(route)}%[pathq]", route.prefix
+        lines.append(f"{leads_on} if shared_host {{ path -m str {prefix} }} || shared_host {{ path -m beg {prefix}/ }}")
     lines.append(
         f"http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} "
         "if shared_host !{ var(txn.route) -m found }"
@@ -177,6 +185,7 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
     acl, at = f"host_{route.name}", plan.path(route)
     match = f"var(txn.route) -m str {route.name}" if at else f"{_HOST} -m str {plan.host_name(route)}"
     lines = [f"# {_source(service)}: {plan.host_name(route)}{at} ({route.access})", f"acl {acl} {match}"]
+    lines += _inside(plan, route)
     below = tuple(path for path in route.paths if path != "/" and path.endswith("/"))
     if route.open or below:
         # A path is taken as it is written, and one that a server could read as another's is below no folder.
@@ -207,6 +216,23 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
 def _below(at: str, paths: Iterable[str]) -> str:
     """A route's paths as they arrive where it is at one itself."""
     return " ".join(at + path for path in paths)
+
+
+def _inside(plan: Plan, route: Route) -> list[str]:
+    """The service answers below its prefix alone: the host's own front page leads there, the rest is nowhere.
+
+    307: a method stays what it was, and no browser keeps it when the prefix changes.
+    """
+    if not route.prefix:
+        return []
+    acl, inside = f"host_{route.name}", f"below_{route.name}"
+    home = plan.url(route) + route.prefix + "/"
+    return [
+        f"acl {inside} path -m str {route.prefix}",
+        f"acl {inside} path -m beg {route.prefix}/",
+        f"http-request redirect code 307 location {home} if {acl} {{ path -m str / }}",
+        f"http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} if {acl} !{inside}",
+    ]
 
 
 def _only(plan: Plan, route: Route, below: tuple[str, ...]) -> str:

@@ -573,7 +573,7 @@ def _networks(
     own = (host_name,) if host_name else ()
     public: tuple[str, ...] = ()
     if publishes and Role.INGRESS in service.spec.roles:
-        public = tuple(dict.fromkeys(plan.host_name(owned.item) for owned in plan.routes))
+        public = plan.host_names
     return tuple(
         NetworkPlan(
             zone=zone,

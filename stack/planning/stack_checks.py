@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 _OPEN = re.compile(r"(/[A-Za-z0-9_-]+)+/")
+_PREFIX = re.compile(r"/[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 def references(selection: Selection) -> Iterator[Problem]:
@@ -182,6 +183,29 @@ def moved(selection: Selection) -> Iterator[Problem]:
         elif name not in movable:
             what = f"{known[name][0].name} can be at a host name of its own only"
             yield Problem(where=where, what=what, fix=f"take {name} out. {some}")
+
+
+def prefixes(selection: Selection) -> Iterator[Problem]:
+    """A prefix is one folder, of one service, and what the route says of paths lies below it."""
+    owners = {path: f"paths ({name})" for name, path in selection.settings.paths.items()}
+    for spec in selection.chosen.values():
+        for route in spec.routes:
+            if not route.prefix:
+                continue
+            where = at(spec, "routes", route.name)
+            if not _PREFIX.fullmatch(route.prefix):
+                fix = "write one folder without a slash at the end, such as /wiki, in lower case"
+                yield Problem(where=where, what=f"prefix {shown(route.prefix)}", fix=fix)
+                continue
+            if route.prefix in owners:
+                fix = f"{owners[route.prefix]} has that path of the domain already: choose another"
+                yield Problem(where=where, what=f"{selection.settings.domain}{route.prefix}", fix=fix)
+            owners.setdefault(route.prefix, spec.name)
+            said = (*route.paths, *route.open, *filter(None, (route.logout,)))
+            for path in said:
+                if not f"{path}/".startswith(f"{route.prefix}/"):
+                    fix = f"the service answers below {route.prefix}/ alone: write the path with it"
+                    yield Problem(where=where, what=f"{shown(path)} is not below {route.prefix}", fix=fix)
 
 
 def logins(selection: Selection) -> Iterator[Problem]:
@@ -362,6 +386,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     issuer,
     routes,
     moved,
+    prefixes,
     logins,
     aliases,
     rotations,

@@ -157,7 +157,7 @@ def stack(
     steps = runtime.build(planned({})).steps
     names = {step.image.removeprefix("airgap:") for step in steps} | {"tools"}
     plan = planned({each: image.reference for each, image in images.ensure(sorted(names)).items()})
-    hosts = tuple(plan.host_name(owned.item) for owned in plan.routes)
+    hosts = plan.host_names
     hostile = {secret.key: HOSTILE for secret in plan.secrets if not plain(secret.key)}
     sign(plan, hostile)
     running = Trial(runtime.build(plan), Authority(folder, hosts), values=hostile)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack.catalog import discover
-from stack.derive import ingress, queue
+from stack.derive import ingress, queue, runtime
 from stack.derive.haproxy import quoted
 from stack.model import Access, Http, Port, Role, ServiceSpec, Target
 from stack.plan import Plan, build
@@ -106,6 +106,49 @@ def test_nothing_odd_is_below_a_folder() -> None:
     assert deny.endswith("if host_chat !{ path -m str /me } !{ path -m beg /v1/ } || host_chat odd_chat")
     assert front.count("acl odd_chat ") == 2
     assert front.index("acl odd_chat ") < front.index(deny)
+
+
+def test_a_service_below_a_path_has_one_address() -> None:
+    plan = planned(*with_route("open-webui", prefix="/chat-of-ours"))
+    front = section(ingress.config(plan), "frontend https")
+    one = "https://chat.kit.localhost:8443"
+    for line in (
+        "acl below_chat path -m str /chat-of-ours",
+        "acl below_chat path -m beg /chat-of-ours/",
+        f"http-request redirect code 307 location {one}/chat-of-ours/ if host_chat {{ path -m str / }}",
+        f"http-request redirect code 307 location {one}%[pathq] if shared_host {{ path -m str /chat-of-ours }} "
+        "|| shared_host { path -m beg /chat-of-ours/ }",
+    ):
+        assert f"    {line}\n" in front
+    nowhere = f"return status 404 content-type text/plain string '{ingress.UNKNOWN}' if"
+    elsewhere = f"{nowhere} shared_host !{{ var(txn.route) -m found }}\n"
+    assert f"{nowhere} host_chat !below_chat\n" in front and elsewhere in front
+    assert front.index(elsewhere) < front.index("use_backend"), "no backend ever sees the domain itself"
+    assert front.index("use_backend open-webui-chat if host_chat") > 0, "and none has the path alone for a condition"
+
+
+def test_the_domain_itself_is_a_name_where_a_path_of_it_leads_on() -> None:
+    plan = planned(*with_route("open-webui", prefix="/chat"))
+    assert plan.host_names[-1] == "kit.localhost"
+    (front,) = (step for step in runtime.build(plan).containers if step.publish)
+    assert any("kit.localhost" in network.aliases for network in front.networks)
+    for frontend in ("frontend http", "frontend https"):
+        unknown = next(line for line in section(ingress.config(plan), frontend).splitlines() if " unless " in line)
+        assert unknown.rstrip(" }").endswith(" kit.localhost")
+
+
+def test_without_a_prefix_the_domain_is_no_name_and_nothing_changes() -> None:
+    plan = planned()
+    assert "kit.localhost" not in plan.host_names
+    assert "shared_host" not in ingress.config(plan) and "below_" not in ingress.config(plan)
+
+
+def test_a_prefix_comes_before_the_question_who_it_is() -> None:
+    """Where nothing is, nobody is asked to log in first."""
+    front = section(
+        ingress.config(planned(*with_route("open-webui", access=Access.SSO, prefix="/chat"))), "frontend https"
+    )
+    assert front.index("!below_chat") < front.index("http-request lua.login")
 
 
 def without_login(services: tuple[ServiceSpec, ...]) -> tuple[ServiceSpec, ...]:

@@ -99,10 +99,10 @@ def test_a_container_that_starts_is_asked_again_until_it_is_ready(program: str) 
         ready.server_activate()
         ready.serve_forever()
 
-    threading.Thread(target=later, daemon=True).start()
     health = dataclasses.replace(check(Http("web", "/ok")), start_period_s=10**9)
     ports = (Port("web", number),)
     assert run(argv(dataclasses.replace(health, start_period_s=0), ports, image(program))) != 0
+    threading.Thread(target=later, daemon=True).start()
     assert run(argv(health, ports, image(program))) == 0
     ready.shutdown()
     ready.server_close()
