@@ -143,14 +143,14 @@ class Deployment:
         self.admin_password = GeneratedSecret("admin-user", SecretArgs(length=24)).value
 
     def _generated(self, secret: PlannedSecret, source: Generated) -> None:
-        """The generation in use, which is protected, and the one before and the first, which are not: they may go.
+        """The generation in use and the first, which are protected, and the one before, which is not: it may go.
 
         Whoever leaves the program out, or its number, is refused by the engine: what is in use is not deleted.
         """
         made: dict[int, Output[str]] = {}
         for number in rotation.kept(secret.generation, self.plan.held.get(str(secret.key), ())):
             name = rotation.resource_name(secret.key.owner, secret.key.name, number)
-            args = SecretArgs(length=source.length, special=source.special, protect=number == secret.generation)
+            args = SecretArgs(length=source.length, special=source.special, protect=number in (secret.generation, 1))
             made[number] = GeneratedSecret(name, args).value
         self.secrets[secret.key] = made[secret.generation]
         if before := made.get(secret.previous):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pulumi
 import pytest
 
-from components.certificate import CaArgs, CertificateAuthority, LeafArgs, LeafCertificate
+from components.certificate import (
+    CaArgs,
+    CertificateAuthority,
+    CrossArgs,
+    CrossCertificate,
+    LeafArgs,
+    LeafCertificate,
+)
 from tests.components.recording import record
 
 
@@ -41,6 +48,30 @@ def test_a_leaf_has_all_names_its_own_key_and_renews_early() -> None:
     assert "caPrivateKeyPem" in certificate.secret_inputs
     assert not recording.one("PrivateKey", "leaf-key").protect
     assert seen == ["KEY leaf-key\nCERTIFICATE leaf\nCERTIFICATE ca\n", "CERTIFICATE leaf\n", True]
+
+
+def test_the_older_authority_signs_name_and_key_of_the_newer_one() -> None:
+    seen: list[object] = []
+
+    def program() -> object:
+        old = CertificateAuthority("ca", CaArgs(common_name="kit CA", protect=False))
+        new = CertificateAuthority("ca-g2", CaArgs(common_name="kit CA 2", after=[old.own]))
+        cross = CrossCertificate("ca-g2-cross", CrossArgs(ca=new, by=old))
+        leaf = LeafCertificate("leaf", LeafArgs(ca=new, hosts=["chat.kit"], cross=cross))
+        return leaf.pem.apply(seen.append)
+
+    recording = record(program)
+    request, cross = recording.one("CertRequest", "ca-g2-cross-request"), recording.one("Cert", "ca-g2-cross")
+    assert request.inputs["subject"] == {"commonName": "kit CA 2", "organization": "ai-kit"}
+    assert request.inputs["subject"] == recording.one("SelfSignedCert", "ca-g2").inputs["subject"]
+    assert cross.inputs["isCaCertificate"] is True and cross.inputs["setSubjectKeyId"] is True
+    assert cross.inputs["allowedUses"] == ["cert_signing", "crl_signing"]
+    assert cross.inputs["caCertPem"] == "CERTIFICATE ca\n" and "caPrivateKeyPem" in cross.secret_inputs
+    assert not cross.protect and not recording.one("PrivateKey", "ca-key").protect
+    newer = recording.one("PrivateKey", "ca-g2-key")
+    assert newer.protect and "ca" in recording.names(newer.dependencies)
+    # Not the newer one's own: a client that trusts the older one alone might take that and stop.
+    assert seen == ["KEY leaf-key\nCERTIFICATE leaf\nCERTIFICATE ca-g2-cross\n"]
 
 
 def test_a_leaf_needs_a_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from components import capabilities
 from ops import planview
 from stack import deploy, rotation
 from stack.plan import Plan
+from stack.rotation import Wish
 from tests.components.recording import record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +56,31 @@ def test_what_comes_after_the_realm_waits_for_its_login_flow_and_is_not_there_wh
     down = planview.load_plan(ROOT, "dev", {"down": True})
     recording = record(lambda: deploy.deploy(down))
     assert not [each for each in recording.all("docker:index/container:Container") if each.name == name]
+
+
+def rotated(**wishes: Wish) -> Plan:
+    plan = resolved("dev")
+    named = {name.replace("__", "/").replace("_", "-"): wish for name, wish in wishes.items()}
+    return replace(plan, settings=replace(plan.settings, rotation=named))
+
+
+def test_of_each_secret_the_one_in_use_is_protected() -> None:
+    for wishes in ({}, {"redis__password": Wish(4)}):
+        recording = record(lambda wishes=wishes: deploy.deploy(rotated(**wishes)))
+        found = {each.name: each.protect for each in recording.all("RandomPassword") if "redis-pass" in each.name}
+        numbers = {"redis-password": True, "redis-password-g3": False, "redis-password-g4": True}
+        assert found == (numbers if wishes else {"redis-password": True})
+
+
+def test_whoever_has_the_ca_gets_both_while_two_are_trusted() -> None:
+    """Found by what is delivered, and not by a list of services."""
+    recording = record(lambda: deploy.deploy(rotated(tls__ca=Wish(2))))
+    assert not recording.error
+    assert {each.name: each.protect for each in recording.all("SelfSignedCert")} == {"ca": False, "ca-g2": True}
+    provider = recording.one("pulumi:providers:keycloak")
+    assert provider.inputs["rootCaCertificate"] == "CERTIFICATE ca-g2\nCERTIFICATE ca\n"
+    ended = record(lambda: deploy.deploy(rotated(tls__ca=Wish(2), tls__oldest_ca=Wish(2), tls__leaf=Wish(3))))
+    assert {each.name: each.protect for each in ended.all("SelfSignedCert")} == {"ca-g2": True}
+    assert ended.one("pulumi:providers:keycloak").inputs["rootCaCertificate"] == "CERTIFICATE ca-g2\n"
+    assert {each.name for each in ended.all("PrivateKey")} == {"ca-g2-key", "leaf-g3-key"}
+    assert not [each for each in ended.all("LocallySignedCert") if "cross" in each.name]
