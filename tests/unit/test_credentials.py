@@ -323,7 +323,7 @@ def test_check_ends_with_the_worst_there_is(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_value_comes_by_standard_input_and_is_said_to_the_store_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = {"name": "Telegram bot", "version": 1, "result": "valid", "detail": "@bot", "n8n": "x", "behind": False}
+    made = {"name": "Telegram bot", "version": 1, "result": "valid", "detail": "@bot", "id": "x", "behind": False}
     answers = Answers(monkeypatch, set=made, kind={"kind": "gmail-oauth"}, rotate={**made, "version": 2})
     typed(monkeypatch, f"{TOKEN}\n".encode())
     assert verb.run(asked("set", "Telegram bot", "--kind", "telegram")) == 0
@@ -339,7 +339,7 @@ def test_a_value_comes_by_standard_input_and_is_said_to_the_store_alone(
 
 
 def test_what_n8n_has_no_part_in_yet_is_a_failure_with_the_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"name": "x", "version": 1, "result": "valid", "detail": "", "n8n": None, "behind": True, "problem": "away"}
+    made = {"name": "x", "version": 1, "result": "valid", "detail": "", "id": None, "behind": True, "problem": "away"}
     Answers(monkeypatch, set=made, sync={"reencrypted": 0, "credentials": [made]})
     typed(monkeypatch, TOKEN.encode())
     for argv in (("set", "xyz", "--kind", "telegram"), ("sync",)):
