@@ -23,9 +23,13 @@ from ops import cli
 from ops import credentials as verb
 from ops.console import KitError
 from ops.paths import ROOT
+from stack import plan as planning
+from stack import targets
 from stack.automation import credentials, render, templates
 from stack.automation.credentials import KINDS
 from stack.catalog import discover
+from stack.derive import runtime
+from stack.derive.values import SecretPiece
 from stack.model import STATIC_FILES, SpecError, Target
 from stack.settings import Settings
 
@@ -356,3 +360,12 @@ def test_shown_is_the_value_and_nothing_else(
     assert capsys.readouterr().out == "a\n$b\n"
     assert verb.run(asked("get", "xyz")) == 0
     assert "retired: 2 counts" in capsys.readouterr().out
+
+
+def test_no_file_of_a_job_is_empty_before_a_first_rotation() -> None:
+    """The engine's provider refuses an upload without content, so a secret's one before never stands alone in a job."""
+    plan = planning.build(settings(), targets.profile(settings()), discover())
+    for job in runtime.build(plan).jobs:
+        for file in job.files:
+            alone = [piece for piece in file.text if not (isinstance(piece, SecretPiece) and piece.previous)]
+            assert alone, (job.name, file.name)
