@@ -187,6 +187,7 @@ def _list(arguments: argparse.Namespace) -> int:
     cells = [("credential", "kind", "version", "age", "last checked", "in n8n", "workflows")]
     for row in rows:
         checked = f"{row['checked']}, {age(row['checkedAt'], now)} ago" if row["checked"] else "never"
+        checked = "-" if row["checked"] == "unknown" else checked  # nobody can be asked
         used = ", ".join(row["workflows"]) or "-"
         made = age(row["madeAt"], now)
         cells.append((row["name"], row["kind"], str(row["version"]), made, checked, delivery(row), used))
