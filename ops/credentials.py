@@ -145,7 +145,7 @@ def _said(made: Mapping[str, Any], what: str, arguments: argparse.Namespace) -> 
         raise KitError(
             f"n8n does not have it yet{reason}.", f"./kit credentials sync -s {arguments.stack} gives it what it lacks."
         )
-    if made.get("n8n"):
+    if made.get("id"):
         console.done("n8n has it; workflows that use it go on with it at their next run.")
     return 0
 
@@ -184,12 +184,13 @@ def _list(arguments: argparse.Namespace) -> int:
         console.note("./kit credentials set NAME --kind KIND stores one; ./kit up those of the templates you select.")
         return 0
     now = datetime.now(UTC)
-    cells = [("credential", "kind", "version", "age", "last checked", "n8n", "workflows")]
+    cells = [("credential", "kind", "version", "age", "last checked", "in n8n", "workflows")]
     for row in rows:
         checked = f"{row['checked']}, {age(row['checkedAt'], now)} ago" if row["checked"] else "never"
+        checked = "-" if row["checked"] == "unknown" else checked  # nobody can be asked
         used = ", ".join(row["workflows"]) or "-"
         made = age(row["madeAt"], now)
-        cells.append((row["name"], row["kind"], str(row["version"]), made, checked, n8n_state(row), used))
+        cells.append((row["name"], row["kind"], str(row["version"]), made, checked, delivery(row), used))
     for line in console.table(cells, right=frozenset({2})):
         console.say(f"  {line}")
     lost = [row["name"] for row in rows if not row["readable"]]
@@ -208,7 +209,7 @@ def age(moment: str, now: datetime) -> str:
     return f"{int(seconds // 86400)} d" if seconds >= 2 * 86400 else duration(seconds)
 
 
-def n8n_state(row: Mapping[str, Any]) -> str:
+def delivery(row: Mapping[str, Any]) -> str:
     """What n8n has of a credential."""
     if row["n8nVersion"] != row["version"]:
         return "behind"

@@ -187,7 +187,8 @@ STORE_FILES = (
     File(name="credentials-key", source=Template((SecretValue("credentials-key", Encoding.HEX_32),))),
     File(
         name="credentials-previous-key",
-        source=Template((SecretValue("credentials-key", Encoding.HEX_32, previous=True),)),
+        # With the line's end: a file for a job may not be empty, which this one is before the first rotation.
+        source=Template.of("{key}\n", key=SecretValue("credentials-key", Encoding.HEX_32, previous=True)),
     ),
 )
 

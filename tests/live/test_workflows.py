@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -510,6 +513,44 @@ def test_a_moved_row_is_noticed_and_what_was_cut_short_is_ended(flows: Flows, ki
     heard = len(flows.sent(11))
     assert flows.say("alice_tg", 11, "/status") == 200
     trial.eventually(lambda: len(flows.sent(11)) > heard, 60)
+
+
+def test_a_rotation_that_is_killed_before_n8n_has_it_is_ended_by_the_same_once_more(flows: Flows, kit: Kit) -> None:
+    look = "select data from credentials_entity where name = 'Own key'"
+    before = flows.sql("n8n", look)
+    psql = ("psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-Atq")
+    lock = subprocess.Popen(
+        ["docker", "exec", "-i", f"kit-{STACK}-postgres", *psql], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert lock.stdin is not None and lock.stdout is not None
+    try:
+        # n8n cannot look into its own credentials now, so it does not answer.
+        lock.stdin.write(b"begin; lock table credentials_entity in access exclusive mode; select 'locked';\n")
+        lock.stdin.flush()
+        assert lock.stdout.readline().strip() == b"locked"
+        request = {"verb": "rotate", "name": "Own key", "patch": {"value": "the-next-of-the-test"}, "who": "x"}
+        asking = subprocess.Popen(
+            ["docker", "exec", "-i", f"kit-{STACK}-n8n", "node", "/run/kit/credentials.js"], stdin=subprocess.PIPE
+        )
+        assert asking.stdin is not None
+        asking.stdin.write(json.dumps({**request, "owner": flows.plan.settings.admin_email}).encode() + b"\n")
+        asking.stdin.flush()
+        version = "select current from store.credential where name = 'Own key'"
+        trial.eventually(lambda: store(flows, version).strip() == "2", 30)
+        top = docker("top", f"kit-{STACK}-n8n", "-eo", "pid,args").splitlines()
+        (pid,) = [int(line.split()[0]) for line in top if line.endswith("node /run/kit/credentials.js")]
+        os.kill(pid, signal.SIGKILL)
+        asking.stdin.close()
+        asking.wait(30)
+    finally:
+        lock.stdin.close()
+        lock.wait(30)
+    assert flows.sql("n8n", look) == before
+    row = next(item for item in json.loads(kit("list", "--json")[1]) if item["name"] == "Own key")
+    assert (row["version"], row["n8nVersion"]) == (2, 1)
+    code, printed = kit("rotate", "Own key", stdin="the-next-of-the-test")
+    assert code == 0 and "version 2 already" in printed and "n8n has it" in printed
+    assert flows.sql("n8n", look) != before
 
 
 def test_the_stores_own_key_rotates_and_every_version_with_it(flows: Flows, kit: Kit) -> None:

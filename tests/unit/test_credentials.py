@@ -23,9 +23,13 @@ from ops import cli
 from ops import credentials as verb
 from ops.console import KitError
 from ops.paths import ROOT
+from stack import plan as planning
+from stack import targets
 from stack.automation import credentials, render, templates
 from stack.automation.credentials import KINDS
 from stack.catalog import discover
+from stack.derive import runtime
+from stack.derive.values import SecretPiece
 from stack.model import STATIC_FILES, SpecError, Target
 from stack.settings import Settings
 
@@ -323,7 +327,7 @@ def test_check_ends_with_the_worst_there_is(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_value_comes_by_standard_input_and_is_said_to_the_store_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = {"name": "Telegram bot", "version": 1, "result": "valid", "detail": "@bot", "n8n": "x", "behind": False}
+    made = {"name": "Telegram bot", "version": 1, "result": "valid", "detail": "@bot", "id": "x", "behind": False}
     answers = Answers(monkeypatch, set=made, kind={"kind": "gmail-oauth"}, rotate={**made, "version": 2})
     typed(monkeypatch, f"{TOKEN}\n".encode())
     assert verb.run(asked("set", "Telegram bot", "--kind", "telegram")) == 0
@@ -339,7 +343,7 @@ def test_a_value_comes_by_standard_input_and_is_said_to_the_store_alone(
 
 
 def test_what_n8n_has_no_part_in_yet_is_a_failure_with_the_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"name": "x", "version": 1, "result": "valid", "detail": "", "n8n": None, "behind": True, "problem": "away"}
+    made = {"name": "x", "version": 1, "result": "valid", "detail": "", "id": None, "behind": True, "problem": "away"}
     Answers(monkeypatch, set=made, sync={"reencrypted": 0, "credentials": [made]})
     typed(monkeypatch, TOKEN.encode())
     for argv in (("set", "xyz", "--kind", "telegram"), ("sync",)):
@@ -356,3 +360,12 @@ def test_shown_is_the_value_and_nothing_else(
     assert capsys.readouterr().out == "a\n$b\n"
     assert verb.run(asked("get", "xyz")) == 0
     assert "retired: 2 counts" in capsys.readouterr().out
+
+
+def test_no_file_of_a_job_is_empty_before_a_first_rotation() -> None:
+    """The engine's provider refuses an upload without content, so a secret's one before never stands alone in a job."""
+    plan = planning.build(settings(), targets.profile(settings()), discover())
+    for job in runtime.build(plan).jobs:
+        for file in job.files:
+            alone = [piece for piece in file.text if not (isinstance(piece, SecretPiece) and piece.previous)]
+            assert alone, (job.name, file.name)

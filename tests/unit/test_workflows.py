@@ -338,20 +338,21 @@ def job_of(settings: Settings) -> tuple[planning.Plan, runtime.JobPlan]:
 def test_the_plan_gets_databases_secrets_and_services_of_what_is_selected_and_no_more() -> None:
     nothing, job = job_of(stack())
     assert "values" not in str([file.name for file in job.files])
-    assert [owned.item.name for owned in nothing.databases if owned.owner == "n8n"] == ["n8n"]
+    assert [owned.item.name for owned in nothing.databases if owned.owner == "n8n"] == ["n8n", "credentials"]
     assert "ollama" not in [service.name for service in nothing.services]
     settings = stack(
         workflows=("gmail-to-telegram", "summarise-url"), workflow_parameters={"gmail-to-telegram.people": "ann"}
     )
     plan, job = job_of(settings)
-    assert [o.item.name for o in plan.databases if o.owner == "n8n"] == ["n8n", "gmail-to-telegram"]
+    assert [o.item.name for o in plan.databases if o.owner == "n8n"] == ["n8n", "credentials", "gmail-to-telegram"]
     assert "ollama" in [service.name for service in plan.services]
     files = {file.name: file.text for file in job.files}
     assert files["values/secret-telegramBotToken"][0] == SecretPiece(
         planning.SecretKey("n8n", "config-telegram-bot-token")
     )
     assert not any(isinstance(piece, SecretPiece) for piece in files["workflows.json"])
-    assert not job.command and set(job.env) == {"KIT_URL", "KIT_OWNER_EMAIL"}
+    database = {"DB_POSTGRESDB_HOST", "DB_POSTGRESDB_PORT"}
+    assert not job.command and set(job.env) == {"KIT_URL", "KIT_OWNER_EMAIL", *database}
 
 
 def test_ids_follow_from_names_and_nothing_else() -> None:

@@ -223,13 +223,17 @@ class Store {
 	}
 
 	// The value. Written down first, and for good: whoever is interrupted after this has read it.
-	async read(credential, version, action, detail = '') {
-		const { name, kind } = credential;
-		const [row] = await this.rows('SELECT * FROM store.version WHERE name = $1 AND version = $2', [name, version]);
-		if (!row) throw new Trouble(`${name} has no version ${version}.`, `It has 1 to ${credential.current}.`);
-		const data = decrypted({ name, kind, version }, row);
-		await this.note(action, name, version, detail);
+	async read(credential, version, detail) {
+		const data = await this.value(credential, version);
+		await this.note('read', credential.name, version, detail);
 		return data;
+	}
+
+	// For those alone who write the read down themselves.
+	async value({ name, kind, current }, version) {
+		const [row] = await this.rows('SELECT * FROM store.version WHERE name = $1 AND version = $2', [name, version]);
+		if (!row) throw new Trouble(`${name} has no version ${version}.`, `It has 1 to ${current}.`);
+		return decrypted({ name, kind, version }, row);
 	}
 
 	// Whether the current version can be read at all: not where its key went with another state.
@@ -293,8 +297,9 @@ class Store {
 		const there = await this.api('GET', 'credentials');
 		const behind = credential.n8n_version !== current;
 		if (!behind && there.some(({ id }) => id === credential.n8n_id)) return credential;
-		const data = await this.read(credential, current, 'injected', 'into n8n');
+		const data = await this.value(credential, current);
 		const type = KINDS[kind].type(data);
+		await this.note(type ? 'injected' : 'read', name, current, type ? 'into n8n' : 'not for n8n');
 		if (!type) {
 			await this.rows('UPDATE store.credential SET n8n_version = $2 WHERE name = $1', [name, current]);
 			return this.named(name);
@@ -355,7 +360,7 @@ class Store {
 		if (!row) {
 			await this.write({ name, kind, data, expected: 0, seal, settings, why: 'from the configuration' });
 		} else if (row.seal !== seal || row.settings !== settings) {
-			const old = (await this.opens(row)) && (await this.read(row, row.current, 'read', 'the configuration changed'));
+			const old = (await this.opens(row)) && (await this.read(row, row.current, 'the configuration changed'));
 			const wanted = old && row.seal === seal ? merged(settingsOf(kind, data), pick(kind, old)) : data;
 			if (old && canonical(wanted) === canonical(old)) {
 				await this.rows('UPDATE store.credential SET seal = $2, settings = $3 WHERE name = $1', [name, seal, settings]);
@@ -403,7 +408,7 @@ const verbs = {
 	async get(store, { name, version, show }) {
 		const credential = await store.named(name);
 		const wanted = version ?? credential.current;
-		const data = await store.read(credential, wanted, 'read', show ? 'shown' : 'masked');
+		const data = await store.read(credential, wanted, show ? 'shown' : 'masked');
 		const fields = secrets(credential.kind, data);
 		const value = show ? fields : Object.fromEntries(Object.entries(fields).map(([field, text]) => [field, mask(text)]));
 		return { name, kind: credential.kind, version: wanted, current: credential.current, value, settings: settingsOf(credential.kind, data) };
@@ -417,7 +422,7 @@ const verbs = {
 	},
 	async rotate(store, { name, patch, unchecked }) {
 		const { kind, current } = await store.named(name);
-		const old = await store.read({ name, kind, current }, current, 'read', 'to be rotated');
+		const old = await store.read({ name, kind, current }, current, 'to be rotated');
 		const data = merged(old, patch);
 		if (canonical(data) === canonical(old)) {
 			// As somebody who was interrupted says it again: what is owed to n8n is done.
@@ -436,7 +441,7 @@ const verbs = {
 		const chosen = name ? [await store.named(name)] : await store.rows('SELECT * FROM store.credential ORDER BY name');
 		const results = [];
 		for (const credential of chosen) {
-			const data = await store.read(credential, credential.current, 'read', 'checked');
+			const data = await store.read(credential, credential.current, 'checked');
 			results.push(await store.checkedAs(credential, await check(credential.kind, data)));
 		}
 		return results;
@@ -486,9 +491,9 @@ async function stored(store, { name, kind, data, expected }, unchecked) {
 async function delivered(store, name) {
 	try {
 		const { n8n_id, n8n_version, current } = await store.inject(name);
-		return { n8n: n8n_id, behind: n8n_version !== current };
+		return { id: n8n_id, behind: n8n_version !== current };
 	} catch (problem) {
-		return { n8n: null, behind: true, problem: problem.message };
+		return { id: null, behind: true, problem: problem.message };
 	}
 }
 

@@ -29,10 +29,14 @@ async function call(method, path, body) {
 	return text ? JSON.parse(text).data : undefined;
 }
 
-// The job that makes the owner may still be at it; and n8n takes five logins a minute.
+// n8n says that it is ready a moment before it knows its own paths; the job that makes the owner may still be at it; and
+// n8n takes five logins a minute.
 async function logIn() {
 	for (let second = 0; second < 60; second++) {
-		if (!(await call('GET', 'settings')).userManagement.showSetupOnFirstLoad) break;
+		const settings = await call('GET', 'settings').catch((problem) => {
+			if (problem.status && problem.status !== 404 && problem.status < 500) throw problem;
+		});
+		if (settings && !settings.userManagement.showSetupOnFirstLoad) break;
 		await new Promise((done) => setTimeout(done, 1000));
 	}
 	for (let attempt = 1; ; attempt++) {
@@ -117,9 +121,9 @@ async function main() {
 
 async function imported(store) {
 	const { workflows, credentials: wanted } = JSON.parse(fs.readFileSync(`${FILES}/workflows.json`, 'utf8'));
-	await logIn();
 	const again = await store.reencrypt();
 	if (again) console.log(`credentials: ${again} versions are encrypted with the new key`);
+	await logIn();
 	const listed = await call('GET', 'workflows?take=1000');
 	const there = {};
 	for (const { id } of listed) {

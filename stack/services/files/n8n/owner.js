@@ -14,12 +14,27 @@ async function call(path, body) {
 		signal: AbortSignal.timeout(30_000),
 	});
 	const text = await answer.text();
-	if (!answer.ok) throw new Error(`/rest/${path} answered ${answer.status}: ${text.slice(0, 200)}`);
+	if (!answer.ok) {
+		const problem = new Error(`/rest/${path} answered ${answer.status}: ${text.slice(0, 200)}`);
+		throw Object.assign(problem, { status: answer.status });
+	}
 	return JSON.parse(text).data;
 }
 
+// n8n says that it is ready a moment before it knows its own paths.
+async function started() {
+	for (let second = 0; ; second++) {
+		try {
+			return await call('settings');
+		} catch (problem) {
+			if (second >= 60 || (problem.status && problem.status !== 404 && problem.status < 500)) throw problem;
+			await new Promise((done) => setTimeout(done, 1000));
+		}
+	}
+}
+
 async function main() {
-	const settings = await call('settings');
+	const settings = await started();
 	if (!settings.userManagement.showSetupOnFirstLoad) {
 		console.log('n8n has its owner');
 		return;
