@@ -57,6 +57,7 @@ AGENT = """\
 # Keeps a valid login to the database in a file: renews it as long as it can be, asks for the next before it ends.
 auto_auth {
   method "approle" {
+    max_backoff = "10s"
     config = {
       role_id_file_path = "/run/kit/role-id"
       secret_id_file_path = "/run/kit/secret-id"
