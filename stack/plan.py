@@ -52,6 +52,7 @@ class PlannedSecret:
     """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc).
 
     keeper: the service that checks it. generation: the one in use, 1 at first. days: after how many it is due.
+    passing: it may leave the state again.
     """
 
     key: SecretKey
@@ -61,6 +62,7 @@ class PlannedSecret:
     generation: int = 1
     days: int | None = None
     handed_out: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,7 @@ class Plan:
     def _declared(self, spec: ServiceSpec, secret: Secret) -> PlannedSecret:
         how = rotation.how(secret, self.settings.provided_secrets)
         made = self._made(SecretKey(spec.name, secret.name), secret.source, how, spec.name)
-        return replace(made, handed_out=secret.handed_out)
+        return replace(made, handed_out=secret.handed_out, passing=secret.passing)
 
     def _implied(self, key: SecretKey, how: Rotates, keeper: str) -> PlannedSecret:
         return self._made(key, Generated(length=32), how, keeper)

@@ -196,7 +196,7 @@ SERVICE = ServiceSpec(
                 File(name="leases", source=Derived(logins.leases)),
             ),
             memory_mb=256,
-            timeout_s=180,
+            timeout_s=300,
         ),
     ),
     # Its own database holds nothing: the role in it makes the logins of others.
