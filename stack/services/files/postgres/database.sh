@@ -1,12 +1,13 @@
 #!/bin/bash
 # Makes a database, the role that owns it, and its extensions; repairs what differs. Any number of runs end alike.
 #
-# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's, KIT_MAKES_LOGINS=1 that
-# it makes logins for others, KIT_LOGINS_BY which role makes them for this one; the role's password is the file /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password
-# was rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may
-# log in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database needs,
-# in one transaction. A password reaches psql by an environment variable of this process and the server by the local
-# socket; the session logs no statement, so that it stands in no log even when something fails.
+# KIT_DATABASE, KIT_ROLE, KIT_EXTENSIONS say what, KIT_REPLICATION=1 that the role is a replica's, KIT_MAKES_LOGINS=1
+# that it makes logins for others, KIT_LOGINS_BY which role makes them for this one; the role's password is the file
+# /run/kit/password, every byte of it. KIT_USER is the login that has it: the role itself or, once its password was
+# rotated, another one that acts as the role; logins of before go on until retire.sh ends them. Further roles that may
+# log in are the files /run/kit/logins/<role>, their passwords inside; /run/kit/setup.sql is what else the database
+# needs, in one transaction. A password reaches psql by an environment variable of this process and the server by the
+# local socket; the session logs no statement, so that it stands in no log even when something fails.
 #
 # The superuser works in databases that others own, and who owns one may make functions and operators in it, and say
 # where its sessions look for such. This one looks in pg_catalog alone, and finds nothing of theirs (CVE-2018-1058). The
@@ -45,7 +46,7 @@ SELECT format('CREATE ROLE %I', :'by') WHERE :'by' <> '' AND NOT EXISTS (SELECT 
 SET client_min_messages = warning;
 SELECT format('GRANT %I TO %I WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', :'role', :'by') WHERE :'by' <> '' \gexec
 RESET client_min_messages;
--- Nobody else may, and what nobody may make any more ends: those logins no longer act as the role.
+-- Nobody else may, not even whom somebody gave it to by hand; and logins that nobody makes any more no longer act as it.
 SELECT format('REVOKE %I FROM %I CASCADE', :'role', m.rolname)
   FROM pg_auth_members g JOIN pg_roles m ON m.oid = g.member JOIN pg_roles r ON r.oid = g.roleid
  WHERE r.rolname = :'role' AND g.admin_option AND m.rolname <> :'by' \gexec
