@@ -150,7 +150,8 @@ class Deployment:
         made: dict[int, Output[str]] = {}
         for number in rotation.kept(secret.generation, self.plan.held.get(str(secret.key), ())):
             name = rotation.resource_name(secret.key.owner, secret.key.name, number)
-            args = SecretArgs(length=source.length, special=source.special, protect=number in (secret.generation, 1))
+            protect = number in (secret.generation, 1) and not secret.passing
+            args = SecretArgs(length=source.length, special=source.special, protect=protect)
             made[number] = GeneratedSecret(name, args).value
         self.secrets[secret.key] = made[secret.generation]
         if before := made.get(secret.previous):
@@ -186,7 +187,7 @@ class Deployment:
         for volume in self.runtime.volumes:
             self.volumes[volume.name] = DataVolume(
                 volume.name,
-                VolumeArgs(volume_name=volume.name, labels=volume.labels, protect=True),
+                VolumeArgs(volume_name=volume.name, labels=volume.labels, protect=not volume.passing),
                 opts=self._docker(),
             )
 

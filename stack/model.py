@@ -557,6 +557,7 @@ class Secret:
 
     handed_out: people need it for programs of their own, so the stack exports it, as a secret output.
     rotates: how it is made anew. A service that does not say is one where nobody thought about it: refused.
+    passing: nothing is lost with it, so that it may leave the state again; others stay there once they were made.
     """
 
     name: str
@@ -566,6 +567,7 @@ class Secret:
     to: str = "main"
     handed_out: bool = False
     rotates: Rotates | None = None
+    passing: bool = False
 
 
 # ------------------------------------------------------------------------------------------------ containers
@@ -748,6 +750,7 @@ class Volume:
     """A named volume of the service. Top directory owned by `owner` (uid:gid), the main container's by default.
 
     seeded: the image has something at the volume's path, which the engine copies into it while it is empty.
+    passing: nothing in it is worth keeping, so that it goes when the service has it no more; others are kept.
     """
 
     name: str
@@ -755,6 +758,7 @@ class Volume:
     owner: str | None = None
     mode: str = "0700"
     seeded: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,14 @@ class Numbered:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSecret(Numbered):
-    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc)."""
+    """A secret of the stack: of a service, of a database role (db:<name>), or of an OIDC client (oidc).
+
+    passing: it may leave the state again.
+    """
 
     source: Generated | Provided | Signed
     handed_out: bool = False
+    passing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +242,7 @@ class Plan:
     def _declared(self, spec: ServiceSpec, secret: Secret) -> PlannedSecret:
         how = rotation.how(secret, self.settings.provided_secrets)
         made = self._made(SecretKey(spec.name, secret.name), secret.source, how, spec.name)
-        return replace(made, handed_out=secret.handed_out)
+        return replace(made, handed_out=secret.handed_out, passing=secret.passing)
 
     def _implied(self, key: SecretKey, how: Rotates, keeper: str) -> PlannedSecret:
         return self._made(key, Generated(length=32), how, keeper)

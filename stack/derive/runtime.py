@@ -214,11 +214,12 @@ class NetworkOfZone:
 
 @dataclass(frozen=True, kw_only=True)
 class DataVolume:
-    """A volume that outlives its containers."""
+    """A volume that outlives its containers. passing: it goes when the service has it no more."""
 
     service: str
     name: str
     labels: Mapping[str, str]
+    passing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +306,7 @@ def build(plan: Plan) -> Runtime:
                 service=owned.owner,
                 name=volume_name(plan.stack, owned.owner, owned.item.name),
                 labels=_labels(plan, owned.owner, "volume"),
+                passing=owned.item.passing,
             )
             for owned in plan.volumes
         ),

@@ -45,8 +45,11 @@ def leased(spec: ServiceSpec, provider: ServiceSpec | None) -> ServiceSpec:
         database.leased(_without_password(container)) if container in users else container
         for container in spec.containers
     )
-    key = Secret(LoginProvider.KEY, Generated(length=48), InTemplate(), shared=True, rotates=Restart(NOTICE))
-    volume = Volume(AGENT, NoBackup("logins that end within a day"), owner=agent.user)
+    # Both come and go with who hands logins out: what they hold is made anew.
+    key = Secret(
+        LoginProvider.KEY, Generated(length=48), InTemplate(), shared=True, rotates=Restart(NOTICE), passing=True
+    )
+    volume = Volume(AGENT, NoBackup("logins that end within a day"), owner=agent.user, passing=True)
     return replace(spec, containers=(*changed, agent), secrets=(*spec.secrets, key), volumes=(*spec.volumes, volume))
 
 

@@ -23,7 +23,9 @@ refused() { ! "$@" >/dev/null 2>"$work/said" && grep -q 'permission denied' "$wo
 # only ROLE FILE: the role takes the secret in the file, and no other.
 only() {
     path=auth/approle/role/$1
-    accessor=$(bao write -field=secret_id_accessor "$path/secret-id/lookup" secret_id=@"$2" 2>/dev/null || true)
+    # Of a secret that the role does not have it says that all went well, and nothing else.
+    accessor=$(bao write -field=secret_id_accessor "$path/secret-id/lookup" secret_id=@"$2" 2>/dev/null |
+        grep -E '^[0-9a-f-]{36}$' || true)
     if [ -z "$accessor" ]; then
         accessor=$(bao write -field=secret_id_accessor "$path/custom-secret-id" secret_id=@"$2") ||
             stop "role $1 did not take its secret"
@@ -92,16 +94,16 @@ done
 # ------------------------------------------------------------------------------------------------- as services ask
 
 # A role that may read one secret, and one that may write it.
-for what in read write; do
+for right in read write; do
     capabilities='"read"'
-    [ $what = read ] || capabilities='"create", "update", "delete"'
+    [ $right = read ] || capabilities='"create", "update", "delete"'
     printf 'path "kv/data/kit/proof" { capabilities = [%s] }\n' "$capabilities" >"$work/policy"
-    said "a policy to $what" bao policy write "kit-proof-$what" "$work/policy"
-    said "a role to $what" bao write "auth/approle/role/kit-proof-$what" token_policies="kit-proof-$what" token_ttl=60 \
-        secret_id_ttl=60 secret_id_num_uses=1 role_id="kit-proof-$what"
-    bao write -f -field=secret_id "auth/approle/role/kit-proof-$what/secret-id" >"$work/key"
-    login "kit-proof-$what" "$work/key" >"$work/$what" || stop "a role to $what does not get in: $(cat "$work/said")"
-    if login "kit-proof-$what" "$work/key" >/dev/null; then stop 'a secret for one use was taken twice'; fi
+    said "a policy to $right" bao policy write "kit-proof-$right" "$work/policy"
+    said "a role to $right" bao write "auth/approle/role/kit-proof-$right" token_policies="kit-proof-$right" token_ttl=60 \
+        secret_id_ttl=60 secret_id_num_uses=1 role_id="kit-proof-$right"
+    bao write -f -field=secret_id "auth/approle/role/kit-proof-$right/secret-id" >"$work/key"
+    login "kit-proof-$right" "$work/key" >"$work/$right" || stop "a role to $right does not get in: $(cat "$work/said")"
+    if login "kit-proof-$right" "$work/key" >/dev/null; then stop 'a secret for one use was taken twice'; fi
 done
 as() { BAO_TOKEN=$(cat "$work/$1") && shift && BAO_TOKEN=$BAO_TOKEN "$@"; }
 as_reader() (as read "$@")

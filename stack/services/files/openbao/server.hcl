@@ -11,6 +11,11 @@ listener "tcp" {
   tls_disable = true
 }
 
+# Roles have secrets of 256 bits, which nobody guesses; who is wrong often enough would lock out who is right.
+user_lockout "approle" {
+  disable_lockout = "true"
+}
+
 storage "raft" {
   path = "/openbao/file"
   node_id = "kit"

@@ -40,8 +40,10 @@ ALTER ROLE :"role" NOSUPERUSER NOCREATEDB :makes :replication;
 -- Who makes logins for this role may give it to them (ADMIN), and has it neither by itself (INHERIT) nor by name (SET).
 -- CREATEROLE alone reaches no role that somebody else made.
 SELECT format('CREATE ROLE %I', :'by') WHERE :'by' <> '' AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'by') \gexec
+SET client_min_messages = warning;
 SELECT format('GRANT %I TO %I WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', :'role', :'by') WHERE :'by' <> '' \gexec
--- Nobody else may, and what nobody may make any more ends: those logins no longer act as the role.
+RESET client_min_messages;
+-- Nobody else may, not even whom somebody gave it to by hand; and logins that nobody makes any more no longer act as it.
 SELECT format('REVOKE %I FROM %I CASCADE', :'role', m.rolname)
   FROM pg_auth_members g JOIN pg_roles m ON m.oid = g.member JOIN pg_roles r ON r.oid = g.roleid
  WHERE r.rolname = :'role' AND g.admin_option AND m.rolname <> :'by' \gexec
