@@ -237,8 +237,8 @@ def test_the_stack_is_up(run: Run) -> None:
 
 
 def test_every_service_is_in_it(run: Run) -> None:
-    """The catalogue's: a new one is looked at without being named here. Not those that cannot be had here, as ./kit says;
-    what no profile has comes with what needs it.
+    """The catalogue's: a new one is looked at without being named here. But for those that cannot be had here, as ./kit
+    says; what no profile has comes with what needs it.
     """
     plan = planview.load_plan(run.clone.directory, STACK, _overrides(run))
     running = {service.name for service in plan.running}
