@@ -363,6 +363,7 @@ class Passing:
     """
 
     every_s: float = 0.03
+    looks: int = 60
     lines: set[bytes] = field(default_factory=set[bytes])
     entries: set[tuple[str, bytes]] = field(default_factory=set[tuple[str, bytes]])  # container's ID, NAME=VALUE
 
@@ -377,15 +378,18 @@ class Passing:
         self._thread.join()
 
     def _watch(self) -> None:
-        known: dict[str, bytes] = {}
+        known: dict[str, tuple[int, bytes]] = {}  # how often it was looked at: another program comes early or never
         while not self._stop.wait(self.every_s):
             there = [name for name in os.listdir("/proc") if name.isdigit()]
             for name in there:
+                times, before = known.get(name, (0, b""))
+                if times == self.looks:
+                    continue
                 with suppress(OSError):
                     line = Path(f"/proc/{name}/cmdline").read_bytes()
-                    if known.get(name) == line:
+                    known[name] = (times + 1, line)
+                    if times and line == before:
                         continue
-                    known[name] = line
                     self.lines.add(line)
                     if container := IN_CONTAINER.search(Path(f"/proc/{name}/cgroup").read_bytes()):
                         variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")

