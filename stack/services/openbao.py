@@ -105,6 +105,7 @@ def agent(user: str, database: str) -> ContainerSpec:
         tmpfs={"/tmp": 16},
         health=HealthCheck(test=Command(("sh", "-c", f"test -s {LoginProvider.FOLDER}/login")), start_period_s=60),
         limits={
+            # 13 MB, measured 2026-11 on 2.6.2.
             Target.DEV: ResourceLimits(memory_mb=128, cpus=0.5, pids=64),
             Target.PI: ResourceLimits(memory_mb=128, cpus=0.5, pids=64),
             Target.GPU: ResourceLimits(memory_mb=128, cpus=0.5, pids=64),
