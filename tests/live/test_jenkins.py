@@ -92,8 +92,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     catalogue = tuple(echoing(spec) if spec.name == "jenkins" else spec for spec in discover())
     http, https, admin = free_ports(3)
     folder = tmp_path_factory.mktemp("authority")
-    ports: dict[str, Any] = {"http_port": http, "https_port": https, "admin_port": admin}
-    with standing.stack("jenkinslab", folder, "ci", catalogue=catalogue, **ports) as running:
+    with standing.stack(
+        "jenkinslab", folder, "ci", catalogue=catalogue, http_port=http, https_port=https, admin_port=admin
+    ) as running:
         running.make_realm()
         running.settle()
         yield running
