@@ -672,10 +672,14 @@ def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_pat
         loaded = time.monotonic()
 
         def there(selector: str, words: str = "") -> bool:
-            """Whether it is on the page. What it is made of is loaded anew now and then, as below: forms are not."""
+            """Whether it is on the page. What it is made of is loaded anew now and then, as below: forms are not.
+
+            On a busy machine the page gives its own frames up after ten seconds, and says that something went wrong.
+            """
             nonlocal loaded
             body = chrome.find_element(By.TAG_NAME, "body").text
-            if "ERR_NETWORK_CHANGED" in body or ("Loading the" in body and time.monotonic() > loaded + 30):
+            failed = "ERR_NETWORK_CHANGED" in body or "Something went wrong" in body
+            if failed or ("Loading the" in body and time.monotonic() > loaded + 30):
                 chrome.refresh()
                 loaded = time.monotonic()
             return words in body and bool(chrome.find_elements(By.CSS_SELECTOR, selector))

@@ -301,8 +301,6 @@ def test_the_login_moves_to_a_path_and_back_by_one_up_each(clone: Clone, first: 
             for path in ("", "realms/kit", "keycloakx/realms/kit", "keycloak/metrics", "keycloak//health"):
                 answer = visitor.get(f"https://kit.localhost:{port}/{path}", follow_redirects=False)
                 assert answer.status_code in (403, 404), path
-        again = clone.kit("up", STACK)
-        assert again.code == 0 and "nothing to change" in again.text, again.text
     finally:
         file.write_text(own, encoding="utf-8")
     back = clone.kit("up", STACK)
