@@ -99,11 +99,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("sql")
     with standing.stack(STACK, folder, services=("postgres-replica",), start=False) as made:
         settings = replace(made.plan.settings, rotation={"postgres": Wish(2)})
-        jobs = {job.name: job for job in runtime.build(planning.build(settings, made.plan.host, discover())).jobs}
-        made.trial.up(only=("postgres",))
-        image = next(step.image for step in made.trial.runtime.containers if step.name == SERVER)
+        rotated = replace(made.trial, runtime=runtime.build(planning.build(settings, made.plan.host, discover())))
+        jobs = {job.name: job for job in rotated.runtime.jobs}
+        image = next(step.image for step in rotated.runtime.containers if step.name == SERVER)
         name = f"kit-{STACK}-database-postgres-replica"
-        yield Server(made.trial, jobs[name], jobs[f"{name}-retire"], image)
+        try:
+            made.trial.up(only=("postgres",))
+            yield Server(rotated, jobs[name], jobs[f"{name}-retire"], image)
+        finally:
+            rotated.down()
 
 
 def test_hostile_names_passwords_and_owners(server: Server) -> None:
