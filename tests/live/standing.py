@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.model import ImageSource, Role, ServiceSpec, Signed, Target
 from stack.outputs import StackOutputs
 from stack.plan import Plan, SecretKey
+from stack.rotation import Wish
 from stack.settings import Settings
 from tests.live import realm, trial
 from tests.live.trial import HOSTILE, Authority, Trial, docker
@@ -68,6 +70,14 @@ class Standing:
 
     def image(self, service: str) -> str:
         return self.container(service).image
+
+    def rotate(self, key: SecretKey, value: str) -> None:
+        """A next generation of a secret, in the plan and in what is delivered from now on."""
+        self.trial.previous[key] = self.trial.values[key]
+        self.trial.values[key] = value
+        numbers = {**self.plan.settings.rotation, str(key): Wish(self.plan.secret(key).generation + 1)}
+        self.plan = replace(self.plan, settings=replace(self.plan.settings, rotation=numbers))
+        self.trial.runtime = runtime.build(self.plan)
 
     def prove(self, service: str = "") -> tuple[bool, str]:
         """Run every proof, or those of one service; whether all hold, and what a person read."""

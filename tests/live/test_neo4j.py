@@ -148,9 +148,7 @@ def test_the_way_out_that_it_names_gives_the_volume_this_stacks_password(graph: 
 
 def test_a_rotated_password_takes_the_place_of_the_one_before(graph: Standing) -> None:
     query(graph, "CREATE (:Kept {by: 'before the rotation'})")
-    before = graph.trial.values[PASSWORD]
-    graph.trial.previous[PASSWORD] = before
-    graph.trial.values[PASSWORD] = "rotated " + HOSTILE
+    graph.rotate(PASSWORD, "rotated " + HOSTILE)
     graph.trial.start(graph.container("neo4j"))
     began = time.monotonic()
     graph.trial.wait_healthy(graph.container("neo4j"))

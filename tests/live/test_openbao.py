@@ -286,9 +286,8 @@ def test_a_login_that_is_taken_back_is_replaced_and_its_connections_end(vault: S
 
 def test_rotated_secrets_take_the_place_of_those_before(vault: Standing) -> None:
     before = vault.trial.values[SETUP]
-    vault.trial.previous[SETUP] = before
-    vault.trial.values[SETUP] = "rotated " + HOSTILE
-    vault.trial.values[OWNER] = "rotated too " + HOSTILE
+    vault.rotate(SETUP, "rotated " + HOSTILE)
+    vault.rotate(OWNER, "rotated too " + HOSTILE)
     access(vault)
     said = bao(
         vault,
