@@ -65,7 +65,8 @@ class RealmArgs:
 
     Everybody is in `everybody_group`: new users by themselves, and taking somebody out takes all apps away.
     relying_party: the domain that passkeys are made for; "" is the login's own host name. language: of the pages, for
-    those whose browser asks for none that there is. digest_key: see Realm.rules_digest.
+    those whose browser asks for none that there is. login_theme: one that the server has, else it takes its own.
+    digest_key: see Realm.rules_digest.
     """
 
     realm: str
@@ -82,6 +83,7 @@ class RealmArgs:
     login_failures: int = 10
     event_days: int = 30
     language: str = "en"
+    login_theme: str = "keycloak.v2"
     relying_party: str = ""
     smtp: Smtp | None = None
     digest_key: pulumi.Input[str] = ""
@@ -203,6 +205,7 @@ def _rules(args: RealmArgs) -> dict[str, Any]:
     return {
         "enabled": True,
         "display_name": args.display_name,
+        "login_theme": args.login_theme,
         "ssl_required": "all",
         "registration_allowed": False,
         "registration_email_as_username": False,

@@ -47,7 +47,7 @@ from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
 from stack.model import Generated, IdentityProvider, Provided, Role, Signed, SpecError
 from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
-from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, SecondFactor
+from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, LoginTheme, SecondFactor
 
 GENERATIONS = "generations"  # the output: secrets that the state has, "owner/name" -> generation
 BEFORE = "generationsBefore"  # the output: the generation before, where it is not the number below
@@ -92,6 +92,10 @@ def recorded(output: str = GENERATIONS) -> Mapping[str, int]:
     outputs_before = cast("Mapping[str, Any]", read.get("outputs") or {})
     found = cast("Mapping[str, Any]", outputs_before.get(output) or {})
     return {str(key): int(number) for key, number in found.items()}
+
+
+# As Keycloak calls them. The first is delivered with its service.
+THEMES = {LoginTheme.KIT: "kit", LoginTheme.PLAIN: "keycloak.v2"}
 
 
 class Deployment:
@@ -420,7 +424,7 @@ class Deployment:
             "realm",
             RealmArgs(
                 realm=self.plan.settings.realm,
-                display_name="ai-kit",
+                display_name=self.plan.settings.login_title,
                 admin=AdminUser(
                     username=ADMIN_USER, email=self.plan.settings.admin_email, password=self.admin_password
                 ),
@@ -495,6 +499,7 @@ class Deployment:
             "login_failures": said.login_failures,
             "event_days": said.event_days,
             "language": said.login_language,
+            "login_theme": THEMES[said.login_theme],
             "relying_party": said.domain,
             "smtp": smtp,
             "digest_key": self.digest_key,

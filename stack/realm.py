@@ -69,6 +69,13 @@ class SecondFactor(StrEnum):
     OPTIONAL = "optional"
 
 
+class LoginTheme(StrEnum):
+    """What the login's pages look like: as the stack's own, or as the login server makes them."""
+
+    KIT = "kit"
+    PLAIN = "plain"
+
+
 class ProviderKind(StrEnum):
     """Who else may log people in. The kind is the provider's alias as well: redirect URIs are made of it."""
 

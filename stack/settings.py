@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, cast
 from stack import lock
 from stack import people as persons
 from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
-from stack.realm import LANGUAGES, ExternalProvider, MailServer, SecondFactor, parse_mail, parse_provider
+from stack.realm import (
+    LANGUAGES,
+    ExternalProvider,
+    LoginTheme,
+    MailServer,
+    SecondFactor,
+    parse_mail,
+    parse_provider,
+)
 from stack.rotation import Wish
 from stack.rotation import parse as parse_rotation
 from stack.words import did_you_mean, listed, shown
@@ -89,6 +97,8 @@ class Settings:
     token_minutes: int = 5
     event_days: int = 30
     login_language: str = "en"
+    login_title: str = "ai-kit"
+    login_theme: LoginTheme = LoginTheme.KIT
     identity_providers: Mapping[str, ExternalProvider] = field(default_factory=dict[str, ExternalProvider])
     mail_server: MailServer | None = None
     mail_from: str = ""
@@ -254,6 +264,11 @@ def _path(value: str) -> tuple[str, str]:
 
 
 _MAIL = _matching(persons.MAIL, "mail address, such as me@home.example")
+# A colon ends the name in the link that authenticator apps read.
+_TITLE = _matching(
+    r"[^\s<>&\"':\\\x00-\x1f](?:[^<>&\"':\\\x00-\x1f]{0,58}[^\s<>&\"':\\\x00-\x1f])?",
+    'title: 1 to 60 characters, none of them < > & " \' : or \\',
+)
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
 _PROFILE = _matching(r"[a-z][a-z0-9-]*", "profile")
@@ -389,6 +404,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="token_minutes", kind=Kind.INTEGER, check=_between(1, 60, "minutes")),
             Key(field="event_days", kind=Kind.INTEGER, check=_between(1, 3650, "days")),
             Key(field="login_language", kind=Kind.STRING, check=_language),
+            Key(field="login_title", kind=Kind.STRING, check=_TITLE),
+            Key(field="login_theme", kind=Kind.STRING, check=_one_of(LoginTheme, "theme")),
             Key(field="identity_providers", kind=Kind.ARRAY, check=_parsed(parse_provider)),
             Key(field="mail_server", kind=Kind.STRING, check=_parsed(parse_mail), unset=""),
             Key(field="mail_from", kind=Kind.STRING, check=_MAIL, unset=""),

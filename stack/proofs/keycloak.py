@@ -11,13 +11,13 @@ import time
 from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urljoin, urlsplit
 
 import httpx
 
 from stack.proofs import ports
 from stack.proofs.context import ProofContext, ProofError, expect, parsed
-from stack.realm import ADMIN_GROUP, BROWSER_FLOW, SecondFactor
+from stack.realm import ADMIN_GROUP, BROWSER_FLOW, LoginTheme, SecondFactor
 
 # The realm's own public client for the account page.
 CLIENT = "account-console"
@@ -113,6 +113,34 @@ def second_factor(ctx: ProofContext) -> None:
         page = stranger.post(unescape(found[1]), data=said)
         if "kc-totp-settings-form" not in page.text:
             raise ProofError(f"an administrator got to {page.url.host}{page.url.path} without a second factor")
+
+
+def face(ctx: ProofContext) -> None:
+    """The login's page bears the stack's title and, where it is asked for, the stack's own style sheet."""
+    settings = ctx.plan.settings
+    query = urlencode(
+        {
+            "client_id": CLIENT,
+            "redirect_uri": f"{ctx.outputs.issuer}/account/",
+            "response_type": "code",
+            "scope": "openid",
+            "code_challenge": secrets.token_urlsafe(32),
+            "code_challenge_method": "S256",
+        }
+    )
+    with ctx.stranger() as stranger:
+        ctx.step("the title of the page")
+        page = expect(
+            stranger.get(f"{ctx.outputs.issuer}/protocol/openid-connect/auth?{query}"), 200, "the login's page"
+        )
+        if settings.login_title not in unescape(page.text):
+            raise ProofError(f"the login's page does not say {settings.login_title!r}: ./kit up")
+        ctx.step("its style sheet")
+        sheet = re.search(r'href="([^"]+/css/kit\.css)"', page.text)
+        if (sheet is not None) != (settings.login_theme is LoginTheme.KIT):
+            raise ProofError(f"the login's page is not of the theme {settings.login_theme}: ./kit up")
+        if sheet:
+            expect(stranger.get(urljoin(str(page.url), unescape(sheet[1]))), 200, "the page's style sheet")
 
 
 def right_time(answer: httpx.Response, now: float | None = None) -> None:

@@ -76,6 +76,7 @@ db-username={user}
 db-password={password}
 db-pool-max-size=20
 hostname={url}
+spi-theme--folder--dir=/run/kit/themes
 http-enabled=true
 proxy-headers=xforwarded
 cache=local
@@ -170,6 +171,12 @@ def _provider(kind: ProviderKind) -> Choice:
     )
 
 
+# The realm says whether it is used: both looks are there, and a change of it starts nothing again.
+THEME = (
+    File(name="themes/kit/login/theme.properties", source=Static("theme/theme.properties")),
+    File(name="themes/kit/login/resources/css/kit.css", source=Static("theme/kit.css")),
+)
+
 MAIL_PASSWORD = Secret("mail", Provided(MAIL_PASSWORD_KEY), InTemplate())
 
 SERVICE = ServiceSpec(
@@ -187,6 +194,7 @@ SERVICE = ServiceSpec(
             files=(
                 File(name="keycloak.conf", source=CONFIG),
                 File(name="keycloak.sh", source=Static("keycloak.sh")),
+                *THEME,
             ),
             tmpfs={"/tmp": 64, "/opt/keycloak/data": 64},
             health=HealthCheck(test=Http("management", "/health/ready"), interval_s=4, start_period_s=420),
@@ -282,6 +290,7 @@ SERVICE = ServiceSpec(
     routes=(Route(name="auth", port="http", access=Access.PUBLIC, movable=True, deny=("/metrics", "/health")),),
     proofs=(
         Proof("a new user logs in", "stack.proofs.keycloak:login"),
+        Proof("its pages look as the stack says", "stack.proofs.keycloak:face"),
         Proof("health and metrics stay inside", "stack.proofs.keycloak:closed"),
         Proof("administrators are asked for a second factor", "stack.proofs.keycloak:second_factor"),
         Proof("nobody but the program administers", "stack.proofs.keycloak:administration"),

@@ -81,6 +81,11 @@ REFUSED: list[tuple[str, object, str]] = [
     ("tokenMinutes", 90, "1 to 60"),
     ("eventDays", 0, "1 to 3,650"),
     ("loginLanguage", "klingon", "is no language"),
+    ("loginTitle", "My: stack", "is no title"),
+    ("loginTitle", "<b>home</b>", "is no title"),
+    ("loginTitle", " home", "is no title"),
+    ("loginTitle", "x" * 61, "is no title"),
+    ("loginTheme", "dark", "is no theme"),
 ]
 
 
