@@ -266,8 +266,8 @@ def _path(value: str) -> tuple[str, str]:
 _MAIL = _matching(persons.MAIL, "mail address, such as me@home.example")
 # A colon ends the name in the link that authenticator apps read.
 _TITLE = _matching(
-    r"[^\s<>&\"':\\\x00-\x1f](?:[^<>&\"':\\\x00-\x1f]{0,58}[^\s<>&\"':\\\x00-\x1f])?",
-    'title: 1 to 60 characters, none of them < > & " \' : or \\',
+    r"[^\s<>\":\\\x00-\x1f](?:[^<>\":\\\x00-\x1f]{0,58}[^\s<>\":\\\x00-\x1f])?",
+    'title: 1 to 60 characters, none of them < > " : or \\',
 )
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _SERVICE = _matching(r"[a-z][a-z0-9-]*", "service name: lower-case letters, digits and dashes")
