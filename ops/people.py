@@ -167,7 +167,7 @@ def readmit(api: DockerApi, plan: Plan, exported: Mapping[str, Any]) -> bool:
         with administration(plan, StackOutputs.from_dict(exported)) as admin:
             if admin.known():
                 return False
-        for job in provider.spec.jobs:
+        for job in (job for job in provider.spec.jobs if not job.after_realm):
             run_again(api, f"{docker_prefix(plan.stack)}{provider.name}-{job.name}")
     except (httpx.HTTPError, ProofError, ValueError, KitError):
         return False

@@ -7,6 +7,7 @@ while the stack is up: that is what makes `down` different from destroy (docs/ad
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -50,6 +51,7 @@ from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, LoginTheme, SecondFactor
 
 GENERATIONS = "generations"  # the output: secrets that the state has, "owner/name" -> generation
+ATTEMPTS = 20  # to read the state, a tenth of a second apart
 BEFORE = "generationsBefore"  # the output: the generation before, where it is not the number below
 
 
@@ -76,22 +78,37 @@ def deploy(plan: Plan) -> None:
 
 def held() -> dict[str, tuple[int, ...]]:
     """Which generations the state has, by what the last deployment exported: the ones in use and the ones before."""
-    jumped = recorded(BEFORE)
+    newest, jumped = recorded()
     return {
         name: tuple(dict.fromkeys((1, jumped.get(name, rotation.previous(number)) or 1, number)))
-        for name, number in recorded().items()
+        for name, number in newest.items()
     }
 
 
-def recorded(output: str = GENERATIONS) -> Mapping[str, int]:
-    """The generations that the stack's last deployment exported, {} before the first."""
+def recorded() -> tuple[dict[str, int], dict[str, int]]:
+    """What the stack's last deployment exported as GENERATIONS and BEFORE, each {} before the first."""
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    read = cast(
-        "Mapping[str, Any]", pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": name}).value or {}
-    )
-    outputs_before = cast("Mapping[str, Any]", read.get("outputs") or {})
-    found = cast("Mapping[str, Any]", outputs_before.get(output) or {})
-    return {str(key): int(number) for key, number in found.items()}
+    read = _read_outputs(name)
+    newest, before = (cast("Mapping[str, Any]", read.get(output) or {}) for output in (GENERATIONS, BEFORE))
+    return {key: int(number) for key, number in newest.items()}, {key: int(number) for key, number in before.items()}
+
+
+def _read_outputs(stack: str) -> Mapping[str, Any]:
+    """The outputs as the state has them.
+
+    The engine writes the first of its own state while the program already runs, and finds it half written then.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            read = pulumi.runtime.invoke("pulumi:pulumi:readStackOutputs", {"name": stack}).value
+        except Exception as error:
+            if "failed to load checkpoint" not in str(error) or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.1)
+        else:
+            found = cast("Mapping[str, Any]", read or {})
+            return cast("Mapping[str, Any]", found.get("outputs") or {})
+    raise AssertionError("not reached")
 
 
 # As Keycloak calls them. The first is delivered with its service.

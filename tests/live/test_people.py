@@ -249,7 +249,6 @@ PROGRAM = """
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from stack import plan, targets
 from stack.catalog import discover
 from stack.deploy import Deployment
@@ -270,7 +269,7 @@ class Identity(Deployment):
         known = given["secrets"].items()
         self.secrets = {{SecretKey(*key.split("/", 1)): Output.secret(value) for key, value in known}}
         self.admin_password, self.digest_key = Output.secret("correct horse battery"), Output.secret("any")
-        self.ca = SimpleNamespace(ca_pem=given["ca"])
+        self.trusted = Output.from_input(given["ca"])
         self.volumes, self.steps = {{}}, {{}}
 
     def _identity_data(self, service):

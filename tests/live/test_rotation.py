@@ -358,7 +358,7 @@ def test_killed_at_any_step_the_next_up_ends_it(up: Clone, step: str, moment: st
 
 RECORDED = """
 from stack import deploy
-pulumi.export("seen", dict(deploy.recorded()))
+pulumi.export("seen", deploy.recorded()[0])
 pulumi.export(deploy.GENERATIONS, {"redis/password": 3})
 """
 
