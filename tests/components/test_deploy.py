@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pulumi
 import pytest
 
 from components import capabilities
@@ -84,3 +86,21 @@ def test_whoever_has_the_ca_gets_both_while_two_are_trusted() -> None:
     assert ended.one("pulumi:providers:keycloak").inputs["rootCaCertificate"] == "CERTIFICATE ca-g2\n"
     assert {each.name for each in ended.all("PrivateKey")} == {"ca-g2-key", "leaf-g3-key"}
     assert not [each for each in ended.all("LocallySignedCert") if "cross" in each.name]
+
+
+def test_a_state_that_is_being_written_for_the_first_time_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = [Exception("failed to load checkpoint: EOF"), {"outputs": {"generations": {"a/b": 2.0}}}]
+
+    def invoke(token: str, args: object) -> SimpleNamespace:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(value=answer)
+
+    for name in ("get_organization", "get_project", "get_stack"):
+        monkeypatch.setattr(pulumi, name, lambda: "x")
+    monkeypatch.setattr(pulumi.runtime, "invoke", invoke)
+    assert deploy.recorded() == ({"a/b": 2}, {})
+    answers.append(Exception("no such stack"))
+    with pytest.raises(Exception, match="no such stack"):
+        deploy.recorded()
