@@ -234,7 +234,7 @@ def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any],
     try:
         chrome.set_page_load_timeout(120)
         chrome.get(f"{outputs.urls['chat']}/oauth/oidc/login")
-        wait = WebDriverWait(chrome, 120)
+        wait = WebDriverWait(chrome, 240)
         wait.until(lambda page: page.find_elements(By.ID, "username"))
         assert chrome.current_url.startswith(outputs.issuer)
         chrome.find_element(By.ID, "username").send_keys(user)
