@@ -93,19 +93,8 @@ def second_factor(ctx: ProofContext) -> None:
         ctx.note("asked of nobody: secondFactor is optional")
         return
     ctx.step("a new administrator is asked for a second factor")
-    account = f"{ctx.outputs.issuer}/account/"
-    query = urlencode(
-        {
-            "client_id": CLIENT,
-            "redirect_uri": account,
-            "response_type": "code",
-            "scope": "openid",
-            "code_challenge": secrets.token_urlsafe(32),
-            "code_challenge_method": "S256",
-        }
-    )
     with ctx.stranger() as stranger:
-        form = stranger.get(f"{ctx.outputs.issuer}/protocol/openid-connect/auth?{query}")
+        form = login_page(ctx, stranger)
         found = re.search(r'id="kc-form-login"[^>]*action="([^"]+)"', form.text)
         if not found:
             raise ProofError("there is no login form")
@@ -118,21 +107,9 @@ def second_factor(ctx: ProofContext) -> None:
 def face(ctx: ProofContext) -> None:
     """The login's page bears the stack's title and, where it is asked for, the stack's own style sheet."""
     settings = ctx.plan.settings
-    query = urlencode(
-        {
-            "client_id": CLIENT,
-            "redirect_uri": f"{ctx.outputs.issuer}/account/",
-            "response_type": "code",
-            "scope": "openid",
-            "code_challenge": secrets.token_urlsafe(32),
-            "code_challenge_method": "S256",
-        }
-    )
     with ctx.stranger() as stranger:
         ctx.step("the title of the page")
-        page = expect(
-            stranger.get(f"{ctx.outputs.issuer}/protocol/openid-connect/auth?{query}"), 200, "the login's page"
-        )
+        page = expect(login_page(ctx, stranger), 200, "the login's page")
         if settings.login_title not in unescape(page.text):
             raise ProofError(f"the login's page does not say {settings.login_title!r}: ./kit up")
         ctx.step("its style sheet")
@@ -141,6 +118,19 @@ def face(ctx: ProofContext) -> None:
             raise ProofError(f"the login's page is not of the theme {settings.login_theme}: ./kit up")
         if sheet:
             expect(stranger.get(urljoin(str(page.url), unescape(sheet[1]))), 200, "the page's style sheet")
+
+
+def login_page(ctx: ProofContext, stranger: httpx.Client) -> httpx.Response:
+    """What somebody sees who goes to the account page and is not logged in. Nobody knows the verifier of the code."""
+    query = {
+        "client_id": CLIENT,
+        "redirect_uri": f"{ctx.outputs.issuer}/account/",
+        "response_type": "code",
+        "scope": "openid",
+        "code_challenge": secrets.token_urlsafe(32),
+        "code_challenge_method": "S256",
+    }
+    return stranger.get(f"{ctx.outputs.issuer}/protocol/openid-connect/auth?{urlencode(query)}")
 
 
 def right_time(answer: httpx.Response, now: float | None = None) -> None:

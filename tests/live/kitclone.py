@@ -7,9 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from ops import enginestate
 from ops.engine import DockerApi
 from ops.enginestate import EngineState, RunningContainer
+from ops.pulumirun import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +92,43 @@ class Clone:
 
     def variables(self, **more: str) -> dict[str, str]:
         return {**os.environ, "XDG_STATE_HOME": str(self.state_home), "NO_COLOR": "1", **self.environment, **more}
+
+    def kill_when(self, stack: str, container: str, moment: str) -> bool:
+        """Run up, and kill it with all it started when that happens to a container; whether it came to that."""
+        filters = ["--filter", f"container={container}", "--filter", f"event={moment}"]
+        events = subprocess.Popen(
+            ["docker", "events", *filters, "--format", "{{.Action}}"], stdout=subprocess.PIPE, text=True
+        )
+        happened = threading.Event()
+
+        def watch() -> None:
+            assert events.stdout
+            if events.stdout.readline():
+                happened.set()
+
+        threading.Thread(target=watch, daemon=True).start()
+        process = subprocess.Popen(
+            ["./kit", "up", stack, "--no-prove"],
+            cwd=self.directory,
+            env=self.variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        try:
+            while process.poll() is None and not happened.wait(0.01):
+                pass
+            if process.poll() is not None:
+                return False
+            for pid in [*descendants(process.pid), process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(timeout=30)
+            return True
+        finally:
+            events.kill()
+            events.wait()
 
     def kit(self, *arguments: str, timeout: float = 900, **more: str) -> Outcome:
         """Run ./kit, nobody at the keyboard; its output is kept."""

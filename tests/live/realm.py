@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -15,9 +15,15 @@ Call = Callable[..., httpx.Response]
 
 
 def make(
-    base: str, ca_pem: str, credentials: tuple[str, str], realm: str, clients: Sequence[tuple[ClientPlan, str]]
+    base: str,
+    ca_pem: str,
+    credentials: tuple[str, str],
+    realm: str,
+    clients: Sequence[tuple[ClientPlan, str]],
+    *,
+    face: Mapping[str, str],
 ) -> None:
-    """The realm, each client with its secret, and `admin-user`. Replaces a realm of that name."""
+    """The realm, each client with its secret, and `admin-user`. Replaces a realm of that name. face: how it looks."""
     import ssl
 
     with httpx.Client(verify=ssl.create_default_context(cadata=ca_pem), timeout=300, trust_env=False) as http:
@@ -31,7 +37,7 @@ def make(
             return http.request(method, f"{base}/admin/realms{path}", json=json)
 
         call("DELETE", f"/{realm}")
-        call("POST", "", {"realm": realm, "enabled": True, "sslRequired": "all"}).raise_for_status()
+        call("POST", "", {"realm": realm, "enabled": True, "sslRequired": "all", **face}).raise_for_status()
         new_token = http.post(
             f"{base}/realms/master/protocol/openid-connect/token",
             data={"grant_type": "client_credentials", "client_id": credentials[0], "client_secret": credentials[1]},

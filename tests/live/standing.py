@@ -14,6 +14,7 @@ from ops.progress import Progress
 from stack import plan as planning
 from stack import targets
 from stack.catalog import discover
+from stack.deploy import THEMES
 from stack.derive import encode, models, oidc, runtime, values
 from stack.derive.runtime import ContainerPlan, JobPlan
 from stack.model import ImageSource, Role, ServiceSpec, Signed, Target
@@ -110,13 +111,14 @@ class Standing:
 
     def make_realm(self) -> None:
         """The realm with the stack's clients and admin-user, in place of what the components do."""
-        outputs = self.outputs
+        outputs, settings = self.outputs, self.plan.settings
         realm.make(
             outputs.admin_url,
             outputs.ca_pem,
             (outputs.admin_client_id, outputs.admin_client_secret),
-            self.plan.settings.realm,
+            settings.realm,
             [(client, self.trial.secret(client.service, "oidc")) for client in oidc.clients(self.plan)],
+            face={"displayName": settings.login_title, "loginTheme": THEMES[settings.login_theme]},
         )
         for job in self.trial.runtime.after_realm:
             self.trial.run(job)

@@ -8,16 +8,14 @@ nothing but the old CA, another nothing but the new one. Figures are kept in art
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from typing import Any
 import pytest
 
 from ops.authority import LAST_LINE
-from ops.pulumirun import descendants
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports
 from tests.live.trial import docker
 
@@ -311,7 +308,7 @@ def test_a_new_ca_shuts_nobody_out_and_is_resumed_wherever_it_is_cut(up: Clone, 
     write(up, "tls/leaf=2", "tls/ca=2")
     with no_failure("new CA, killed twice", old=first):
         for step, moment in (("haproxy-files", "die"), ("caller-files", "create")):
-            assert kill_when(up, PREFIX + step, moment), f"{step} was not {moment}d"
+            assert up.kill_when(STACK, PREFIX + step, moment), f"{step} was not {moment}d"
             ask(first)
         resumed = up.kit("up", STACK, "--no-prove")
         assert resumed.code == 0, resumed.text
@@ -341,7 +338,7 @@ def test_at_the_end_the_old_one_is_refused(up: Clone, first: str, tmp_path: Path
     ask(first)
     write(up, "tls/leaf=3", "tls/ca=2", "tls/oldest-ca=2")
     with no_failure("end of the old CA, killed once", new=second):
-        assert kill_when(up, f"{PREFIX}caller", "die"), "the caller was not replaced"
+        assert up.kill_when(STACK, f"{PREFIX}caller", "die"), "the caller was not replaced"
         resumed = up.kit("up", STACK, "--no-prove")
         assert resumed.code == 0, resumed.text
     assert "./kit rotate tls/oldest-ca" not in resumed.text
@@ -366,41 +363,3 @@ def test_who_trusts_the_ca_is_not_shut_out_at_once(up: Clone) -> None:
     said = up.kit("up", STACK, "--no-prove")
     assert said.code == 2 and "the CA that everybody trusts now is 2" in said.text, said.text
     assert in_state(up) == {"ca-g2-key", "leaf-g3-key"}
-
-
-def kill_when(clone: Clone, container: str, moment: str) -> bool:
-    """Run up, and kill it with all it started when something happens to a container; whether it came to that."""
-    filters = ["--filter", f"container={container}", "--filter", f"event={moment}"]
-    events = subprocess.Popen(
-        ["docker", "events", *filters, "--format", "{{.Action}}"], stdout=subprocess.PIPE, text=True
-    )
-    happened = threading.Event()
-
-    def watch() -> None:
-        assert events.stdout
-        if events.stdout.readline():
-            happened.set()
-
-    threading.Thread(target=watch, daemon=True).start()
-    process = subprocess.Popen(
-        ["./kit", "up", STACK, "--no-prove"],
-        cwd=clone.directory,
-        env=clone.variables(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-    )
-    try:
-        while process.poll() is None and not happened.wait(0.01):
-            pass
-        if process.poll() is not None:
-            return False
-        for pid in [*descendants(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        return True
-    finally:
-        events.kill()
-        events.wait()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import socket
 import ssl
 import statistics
@@ -29,6 +28,7 @@ from stack.model import Encoding
 from stack.plan import SecretKey
 from stack.proofs import n8n, totp
 from tests.live import standing, trial
+from tests.live.browser import chromium
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
 from tests.live.trial import HOSTILE, docker
@@ -36,7 +36,6 @@ from tests.live.trial import HOSTILE, docker
 pytestmark = pytest.mark.live
 
 STACK = "front"
-ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "forward-auth"
 PASSWORD = "correct horse"
 # Each with groups and e-mail address. Everybody is in `users` as well, as the realm makes it.
 PEOPLE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -641,135 +640,59 @@ def test_with_another_cookie_secret_people_come_back_without_a_password(front: F
 # -------------------------------------------------------------------------------------------------------- in a browser
 
 
-def _chromium(tmp_path: Path) -> Any:
-    """A headless Chromium with a profile of its own."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    options.accept_insecure_certs = True  # who the certificate is from is proven elsewhere, with its CA
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    return webdriver.Chrome(options=options, service=Service(driver))
+LOGIN = "#kc-login, #saveTOTPBtn"  # the button of Keycloak's forms
 
 
 def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_path: Path) -> None:
     """Keycloak's own page, in a browser: an app is set up at the first login, and asked for at the next."""
-    chrome = _chromium(tmp_path)
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     account = f"{front.live.outputs.issuer}/account"
-    try:
-        chrome.set_page_load_timeout(180)
-        wait = WebDriverWait(chrome, 180, poll_frequency=1)
-        loaded = time.monotonic()
-
-        def there(selector: str, words: str = "") -> bool:
-            """Whether it is on the page. What it is made of is loaded anew now and then, as below: forms are not.
-
-            On a busy machine the page gives its own frames up after ten seconds, and says that something went wrong.
-            """
-            nonlocal loaded
-            body = chrome.find_element(By.TAG_NAME, "body").text
-            failed = "ERR_NETWORK_CHANGED" in body or "Something went wrong" in body
-            if failed or ("Loading the" in body and time.monotonic() > loaded + 30):
-                chrome.refresh()
-                loaded = time.monotonic()
-            return words in body and bool(chrome.find_elements(By.CSS_SELECTOR, selector))
-
-        def fill(**fields: str) -> None:
-            for name, text in fields.items():
-                wait.until(lambda _, name=name: there(f"#{name}"))
-                chrome.find_element(By.ID, name).send_keys(text)
-            chrome.find_element(By.CSS_SELECTOR, "#kc-login, #saveTOTPBtn").click()
-
-        def shown(words: str) -> None:
-            wait.until(lambda _: there("body", words))
-
-        chrome.get(f"{account}/")
-        fill(username="tess", password=PASSWORD)
-        wait.until(lambda _: there("#totp"))
-        key = chrome.find_element(By.ID, "totpSecret").get_attribute("value")
+    with chromium(tmp_path) as window:
+        window.open(f"{account}/")
+        window.fill(LOGIN, username="tess", password=PASSWORD)
+        window.shown("#totp")
+        key = window.all("#totpSecret")[0].get_attribute("value")
+        assert key
         app = totp.Authenticator(key.encode())
-        fill(totp=app.next(), userLabel="the phone")
-        wait.until(lambda _: there('input[name="email"]', "Personal info"))
-        address = chrome.find_element(By.CSS_SELECTOR, 'input[name="email"]')
-        wait.until(lambda _: address.get_attribute("value") == "tess@kit.localhost")
-        chrome.save_screenshot(str(ARTIFACTS / "account.png"))
-        chrome.get(f"{account}/account-security/signing-in")
-        shown("the phone")
-        chrome.save_screenshot(str(ARTIFACTS / "account-signing-in.png"))
+        window.fill(LOGIN, totp=app.next(), userLabel="the phone")
+        window.shown('input[name="email"]', "Personal info")
+        window.until(lambda: window.all('input[name="email"]')[0].get_attribute("value") == "tess@kit.localhost")
+        window.keep("account")
+        window.open(f"{account}/account-security/signing-in")
+        window.shown(words="the phone")
+        window.keep("account-signing-in")
 
         front.realm.call("POST", f"/users/{front.realm.user('tess')}/logout")
-        chrome.delete_all_cookies()
-        chrome.get(f"{account}/")
-        fill(username="tess", password=PASSWORD)
-        fill(otp="000000")
-        shown("Invalid authenticator code")
-        fill(otp=app.next())
-        shown("Personal info")
-    except BaseException:
-        print(chrome.current_url, chrome.find_element(By.TAG_NAME, "body").text[:2000], chrome.get_log("browser"))
-        chrome.save_screenshot(str(ARTIFACTS / "failed.png"))
-        raise
-    finally:
-        chrome.quit()
+        window.chrome.delete_all_cookies()
+        window.open(f"{account}/")
+        window.fill(LOGIN, username="tess", password=PASSWORD)
+        window.fill(LOGIN, otp="000000")
+        window.shown(words="Invalid authenticator code")
+        window.fill(LOGIN, otp=app.next())
+        window.shown(words="Personal info")
 
 
 def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
     """Headless Chromium, as a person does it. Screenshots are artifacts."""
-    chrome = _chromium(tmp_path)
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     base, issuer = front.urls["n8n"], front.live.outputs.issuer
-    try:
-        chrome.set_page_load_timeout(180)
-        wait = WebDriverWait(chrome, 400, poll_frequency=2)
-
-        loaded = time.monotonic()
-
-        def shown(selector: str) -> bool:
-            """Whether it is on the page: loaded anew now and then, for containers that start elsewhere on the machine
-            change its networks, and Chromium then drops what it was loading."""
-            nonlocal loaded
-            if "ERR_NETWORK_CHANGED" in chrome.page_source or time.monotonic() > loaded + 60:
-                chrome.refresh()
-                loaded = time.monotonic()
-            return bool(chrome.find_elements(By.CSS_SELECTOR, selector))
-
-        chrome.get(f"{base}/workflow/new")
-        wait.until(lambda _: shown("#username"))
-        assert chrome.current_url.startswith(issuer)
-        chrome.find_element(By.ID, "username").send_keys("eve")
-        chrome.find_element(By.ID, "password").send_keys(PASSWORD)
-        chrome.find_element(By.ID, "kc-login").click()
+    with chromium(tmp_path, seconds=400) as window:
+        window.open(f"{base}/workflow/new")
+        window.shown("#username")
+        assert window.chrome.current_url.startswith(issuer)
+        window.fill(LOGIN, username="eve", password=PASSWORD)
         # The editor, and no second login: its canvas, with the first node to be chosen.
-        wait.until(lambda _: shown('[data-test-id="canvas-add-button"], .vue-flow'))
-        assert chrome.current_url.startswith(f"{base}/workflow")
-        assert not chrome.find_elements(By.CSS_SELECTOR, 'input[type="password"]')
-        assert not chrome.get_cookie("n8n-auth")
+        window.shown('[data-test-id="canvas-add-button"], .vue-flow')
+        assert window.chrome.current_url.startswith(f"{base}/workflow")
+        assert not window.all('input[type="password"]')
+        assert not window.chrome.get_cookie("n8n-auth")
         # Its push connection is a websocket behind the same login: it would say so when it were lost.
         time.sleep(5)
-        assert "Connection lost" not in chrome.find_element(By.TAG_NAME, "body").text
-        chrome.save_screenshot(str(ARTIFACTS / "n8n-editor.png"))
-        chrome.get(f"{base}/signout")
-        wait.until(lambda _: shown("#username"))
-        assert chrome.current_url.startswith(issuer)
-        chrome.save_screenshot(str(ARTIFACTS / "n8n-signed-out.png"))
-    except BaseException:
-        chrome.save_screenshot(str(ARTIFACTS / "failed.png"))
-        raise
-    finally:
-        chrome.quit()
-    assert (ARTIFACTS / "n8n-editor.png").stat().st_size > 10_000
+        assert "Connection lost" not in window.text
+        picture = window.keep("n8n-editor")
+        window.open(f"{base}/signout")
+        window.shown("#username")
+        assert window.chrome.current_url.startswith(issuer)
+        window.keep("n8n-signed-out")
+    assert picture.stat().st_size > 10_000
 
 
 # ---------------------------------------------------------------------------------------------------------- what leaks

@@ -25,6 +25,7 @@ from ops import frontdoor
 from ops.identity import Administration, administered_at
 from ops.stackstate import StackState
 from stack.outputs import StackOutputs
+from tests.live.browser import chromium
 from tests.live.kitclone import (
     ROOT,
     Clone,
@@ -214,48 +215,23 @@ def test_somebody_chats(clone: Clone, first: Outcome, memory: dict[str, Any]) ->
 
 def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any], tmp_path: Path) -> None:
     """Headless Chromium, as a person does it: login form, then the chat of before. A screenshot is an artifact."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
     outputs = outputs_of(clone)
     user, password = login_of(clone)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    options.accept_insecure_certs = True  # who the certificate is from is proven elsewhere, with its CA
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        chrome.set_page_load_timeout(120)
-        chrome.get(f"{outputs.urls['chat']}/oauth/oidc/login")
-        wait = WebDriverWait(chrome, 240)
-        wait.until(lambda page: page.find_elements(By.ID, "username"))
-        assert chrome.current_url.startswith(outputs.issuer)
-        chrome.find_element(By.ID, "username").send_keys(user)
-        chrome.find_element(By.ID, "password").send_keys(password)
-        chrome.find_element(By.ID, "kc-login").click()
-        wait.until(lambda page: page.find_elements(By.ID, "otp"))
-        chrome.find_element(By.ID, "otp").send_keys(memory["second"].app.next())
-        chrome.find_element(By.ID, "kc-login").click()
-        wait.until(lambda page: page.current_url.startswith(outputs.urls["chat"]))
-        wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "#chat-input, textarea, [contenteditable=true]"))
-        for button in chrome.find_elements(By.XPATH, '//button[contains(., "Let\'s Go")]'):
-            button.click()  # the news of the release, in front of everything
-        chrome.get(f"{outputs.urls['chat']}/c/{memory['chat']}")
-        wait.until(lambda page: QUESTION in page.find_element(By.TAG_NAME, "body").text)
-        chrome.save_screenshot(str(ARTIFACTS / "chat.png"))
-    except BaseException:
-        chrome.save_screenshot(str(ARTIFACTS / "failed.png"))
-        raise
-    finally:
-        chrome.quit()
-    assert (ARTIFACTS / "chat.png").stat().st_size > 10_000
+    with chromium(tmp_path) as window:
+        window.open(f"{outputs.urls['chat']}/oauth/oidc/login")
+        window.shown("#username")
+        assert window.chrome.current_url.startswith(outputs.issuer)
+        window.fill("#kc-login", username=user, password=password)
+        window.fill("#kc-login", otp=memory["second"].app.next())
+        window.until(lambda: window.chrome.current_url.startswith(outputs.urls["chat"]))
+        window.shown("#chat-input, textarea, [contenteditable=true]")
+        for button in window.all("button"):
+            if "Let's Go" in button.text:
+                button.click()  # the news of the release, in front of everything
+        window.open(f"{outputs.urls['chat']}/c/{memory['chat']}")
+        window.shown(words=QUESTION)
+        picture = window.keep("chat")
+    assert picture.stat().st_size > 10_000
 
 
 # ------------------------------------------------------------------------------------------------ hurt and repaired

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 import socketserver
 import ssl
 import threading
@@ -29,6 +28,7 @@ from ops.identity import Administration
 from stack.outputs import StackOutputs
 from stack.proofs import totp
 from stack.proofs.context import Person, ProofError
+from tests.live.browser import chromium
 from tests.live.pulumi_project import Project, docker
 from tests.live.trial import Authority
 
@@ -451,71 +451,51 @@ class TestSecondFactor:
 
     def test_a_passkey_is_a_second_factor(self, project: Project, realms: Realms, tmp_path: Path) -> None:
         """Headless Chromium with a virtual authenticator, at the server's own port: localhost is secure to browsers."""
-        browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if not (browser and driver):
-            pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-        from selenium.webdriver.common.by import By
         from selenium.webdriver.common.virtual_authenticator import VirtualAuthenticatorOptions
-        from selenium.webdriver.support.ui import WebDriverWait
 
         realms.person("keyholder")
         user = realms.administration.user_id("keyholder")
         found = realms.ours("GET", f"/users/{user}")
         realms.ours("PUT", f"/users/{user}", json={**found, "requiredActions": ["webauthn-register"]})
         realms.ours("PUT", "", json={**realms.administration.realm(), "sslRequired": "none"})
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-            options.add_argument(argument)
-        options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-        chrome = webdriver.Chrome(options=options, service=Service(driver))
         try:
-            chrome.set_page_load_timeout(120)
-            wait = WebDriverWait(chrome, 60)
-            key = VirtualAuthenticatorOptions()
-            key.has_user_verification = key.is_user_verified = True
-            chrome.add_virtual_authenticator(key)
-            base = f"http://localhost:{PORT}/realms/kit"
-            start = account().replace(ISSUER, base).replace(urlencode({"": ISSUER})[1:], urlencode({"": base})[1:])
+            with chromium(tmp_path) as window:
+                chrome = window.chrome
+                key = VirtualAuthenticatorOptions()
+                key.has_user_verification = key.is_user_verified = True
+                chrome.add_virtual_authenticator(key)
+                base = f"http://localhost:{PORT}/realms/kit"
+                start = account().replace(ISSUER, base).replace(urlencode({"": ISSUER})[1:], urlencode({"": base})[1:])
 
-            def log_in() -> None:
-                chrome.get(start)
-                wait.until(lambda page: page.find_elements(By.ID, "username"))
-                chrome.find_element(By.ID, "username").send_keys("keyholder")
-                chrome.find_element(By.ID, "password").send_keys(PASSWORD)
-                chrome.find_element(By.ID, "kc-login").click()
+                def log_in() -> None:
+                    window.open(start)
+                    window.fill("#kc-login", username="keyholder", password=PASSWORD)
 
-            def arrived(page: Any) -> bool:
-                return page.current_url.startswith(f"{base}/account")
+                def arrived() -> bool:
+                    return chrome.current_url.startswith(f"{base}/account")
 
-            log_in()
-            wait.until(lambda page: page.find_elements(By.ID, "registerWebAuthn"))
-            chrome.find_element(By.ID, "registerWebAuthn").click()
-            wait.until(lambda page: _accepts_name(page) or arrived(page))
-            wait.until(arrived)
-            kinds = [each["type"] for each in realms.ours("GET", f"/users/{user}/credentials")]
-            assert sorted(kinds) == ["password", "webauthn"]
+                log_in()
+                window.shown("#registerWebAuthn")
+                window.all("#registerWebAuthn")[0].click()
+                window.until(lambda: _accepts_name(chrome) or arrived())
+                window.until(arrived)
+                kinds = [each["type"] for each in realms.ours("GET", f"/users/{user}/credentials")]
+                assert sorted(kinds) == ["password", "webauthn"]
 
-            realms.ours("POST", f"/users/{user}/logout")
-            chrome.delete_all_cookies()
-            log_in()
-            wait.until(lambda page: page.find_elements(By.ID, "authenticateWebAuthnButton"))
-            chrome.find_element(By.ID, "authenticateWebAuthnButton").click()
-            wait.until(arrived)
+                realms.ours("POST", f"/users/{user}/logout")
+                chrome.delete_all_cookies()
+                log_in()
+                window.shown("#authenticateWebAuthnButton")
+                window.all("#authenticateWebAuthnButton")[0].click()
+                window.until(arrived)
 
-            realms.ours("POST", f"/users/{user}/logout")
-            chrome.delete_all_cookies()
-            chrome.remove_virtual_authenticator()
-            log_in()
-            wait.until(lambda page: page.find_elements(By.ID, "authenticateWebAuthnButton"))
-            assert not arrived(chrome)
-        except BaseException:
-            print(chrome.current_url, chrome.find_element(By.TAG_NAME, "body").text[:2000])
-            raise
+                realms.ours("POST", f"/users/{user}/logout")
+                chrome.delete_all_cookies()
+                chrome.remove_virtual_authenticator()
+                log_in()
+                window.shown("#authenticateWebAuthnButton")
+                assert not arrived()
         finally:
-            chrome.quit()
             realms.ours("PUT", "", json={**realms.administration.realm(), "sslRequired": "all"})
 
 

@@ -8,15 +8,11 @@ the stack: they see every moment in which a delivered credential is not taken. F
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,6 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.pulumirun import descendants
 from stack import plan as planning
 from stack.catalog import discover
 from stack.derive import runtime
@@ -341,11 +336,11 @@ STEPS = (
 
 @pytest.mark.parametrize(("step", "moment"), STEPS)
 def test_killed_at_any_step_the_next_up_ends_it(up: Clone, step: str, moment: str) -> None:
-    number = max(int(re.search(r"=(\d+)", line)[1]) for line in rotation_of(up)) + 1  # pyright: ignore
+    number = highest(up) + 1
     before = held()
     write(up, *generation(number))
     with no_failure(f"killed at {step} ({moment})"):
-        killed = kill_when(up, PREFIX + step, moment)
+        killed = up.kill_when(STACK, PREFIX + step, moment)
         assert killed, f"{step} was not {moment}d"
         resumed = up.kit("up", STACK, "--no-prove")
         assert resumed.code == 0, resumed.text
@@ -373,7 +368,7 @@ def test_plain_pulumi_knows_what_the_last_deployment_had(project: Project) -> No
 
 
 def test_a_number_that_goes_back_changes_nothing(up: Clone) -> None:
-    number = max(int(re.search(r"=(\d+)", line)[1]) for line in rotation_of(up))  # pyright: ignore
+    number = highest(up)
     before, kept = held(), container_id("follower")
     write(up, f"{SECRETS[0]}={number}")
     said = up.kit("up", STACK, "--no-prove")
@@ -471,54 +466,6 @@ def generations_in_state(clone: Clone) -> set[str]:
 def rotation_of(clone: Clone) -> list[str]:
     text = (clone.directory / f"Pulumi.{STACK}.yaml").read_text(encoding="utf-8")
     return re.findall(r"- (\S+=\d+)", text)
-
-
-def kill_when(clone: Clone, container: str, moment: str) -> bool:
-    """Run up, and kill it with all it started when something happens to a container; whether it came to that."""
-    events = subprocess.Popen(
-        [
-            "docker",
-            "events",
-            "--filter",
-            f"container={container}",
-            "--filter",
-            f"event={moment}",
-            "--format",
-            "{{.Action}}",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    happened = threading.Event()
-
-    def watch() -> None:
-        assert events.stdout
-        if events.stdout.readline():
-            happened.set()
-
-    threading.Thread(target=watch, daemon=True).start()
-    process = subprocess.Popen(
-        ["./kit", "up", STACK, "--no-prove"],
-        cwd=clone.directory,
-        env=clone.variables(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-    )
-    try:
-        while process.poll() is None and not happened.wait(0.01):
-            pass
-        if process.poll() is not None:
-            return False
-        for pid in [*descendants(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        return True
-    finally:
-        events.kill()
-        events.wait()
 
 
 # ------------------------------------------------------------------------------------------ without Pulumi, hostile

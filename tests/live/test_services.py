@@ -6,11 +6,10 @@ front door. What it does not prove: that Pulumi carries the runtime out, which i
 
 from __future__ import annotations
 
-import io
 import json
 import ssl
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +17,11 @@ import httpx
 import pytest
 
 from ops import prove
-from ops.progress import Progress
-from stack import plan as planning
-from stack import targets
-from stack.catalog import discover
-from stack.derive import models, oidc, runtime, values
-from stack.model import ImageSource, Role, Target
-from stack.outputs import StackOutputs
-from stack.plan import Plan
-from stack.settings import Settings
-from tests.live import realm, trial
-from tests.live.trial import HOSTILE, Authority, Trial, docker
+from stack.derive import runtime
+from stack.plan import SecretKey
+from tests.live import standing, trial
+from tests.live.standing import Standing
+from tests.live.trial import HOSTILE, docker
 
 pytestmark = pytest.mark.live
 
@@ -36,36 +29,8 @@ STACK = "svc"
 ADMIN_PORT = 18464
 
 
-class Services:
+class Services(Standing):
     """The stack of this module, up."""
-
-    def __init__(self, plan: Plan, running: Trial) -> None:
-        self.plan = plan
-        self.trial = running
-        provider = plan.provider(Role.IDENTITY)
-        assert provider is not None and provider.spec.identity_provider is not None
-        identity = provider.spec.identity_provider
-        self.outputs = StackOutputs(
-            urls={owned.item.name: plan.url(owned.item) for owned in plan.routes},
-            ca_pem=running.authority.ca_pem,
-            realm=plan.settings.realm,
-            issuer=values.issuer_url(plan),
-            admin_url=f"https://127.0.0.1:{plan.settings.admin_port}",
-            admin_client_id=identity.admin_client_id,
-            admin_client_secret=running.secret(provider.name, identity.admin_secret),
-            admin_user="admin-user",
-            admin_password="not used",
-        )
-
-    def name(self, container: str) -> str:
-        return f"kit-{STACK}-{container}"
-
-    def prove(self) -> tuple[bool, str]:
-        """Run every proof; whether all hold, and what a person read."""
-        stream = io.StringIO()
-        holds = prove.prove(self.outputs, self.plan, Progress(stream, tty=False, environ={}))
-        print(stream.getvalue())
-        return holds, stream.getvalue()
 
     def sql(self, database: str, query: str) -> list[str]:
         psql = ("psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", database, "-Atc", query)
@@ -82,45 +47,14 @@ class Services:
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    from airgap import images
+    folder = tmp_path_factory.mktemp("authority")
 
-    def planned(built: Mapping[str, str]) -> planning.Plan:
-        settings = Settings(
-            stack=STACK,
-            target=Target.DEV,
-            http_port=18462,
-            https_port=18463,
-            admin_port=ADMIN_PORT,
-            images=ImageSource.AIRGAP,
-            airgap_images=built,
-            models=models.TINY_CHAT,
-            embedding_model=models.TINY_EMBEDDING,
-        )
-        return planning.build(settings, targets.profile(settings), discover())
+    def plain(key: SecretKey) -> bool:
+        return key.name.startswith("session")
 
-    # Only what this stack runs is built: nobody waits for the images of the others.
-    names = {step.image.removeprefix("airgap:") for step in runtime.build(planned({})).steps} | {"tools"}
-    plan = planned({name: image.reference for name, image in images.ensure(sorted(names)).items()})
-    hosts = tuple(plan.host_name(owned.item) for owned in plan.routes)
-    authority = Authority(tmp_path_factory.mktemp("authority"), hosts)
-    hostile = {secret.key: HOSTILE for secret in plan.secrets if not secret.key.name.startswith("session")}
-    running = Trial(runtime.build(plan), authority, values=hostile)
-    running.down()
-    try:
-        running.up()
-        services = Services(plan, running)
-        realm.make(
-            services.outputs.admin_url,
-            authority.ca_pem,
-            (services.outputs.admin_client_id, services.outputs.admin_client_secret),
-            plan.settings.realm,
-            [(client, running.secret(client.service, "oidc")) for client in oidc.clients(plan)],
-        )
-        for job in running.runtime.after_realm:
-            running.run(job)
-        yield services
-    finally:
-        running.down()
+    with standing.stack(STACK, folder, plain=plain, http_port=18462, https_port=18463, admin_port=ADMIN_PORT) as up:
+        up.make_realm()
+        yield Services(up.plan, up.trial)
 
 
 def test_a_stranger_and_the_superuser_stay_out_of_the_database(services: Services) -> None:

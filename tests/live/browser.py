@@ -1,0 +1,105 @@
+"""A headless Chromium, as a person uses one: it waits for what is to be seen, and keeps pictures as artifacts."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+    from selenium.webdriver.remote.webelement import WebElement
+
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "browser"
+
+
+class Browser:
+    """One window of it. Whoever waits for something waits `seconds`; `chrome` is selenium's own driver."""
+
+    def __init__(self, chrome: WebDriver, seconds: float) -> None:
+        self.chrome = chrome
+        self.seconds = seconds
+        self._loaded = time.monotonic()
+
+    def open(self, url: str) -> None:
+        self.chrome.get(url)
+        self._loaded = time.monotonic()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Wait. A page that is exchanged while it is read is read again."""
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        said = getattr(condition, "__doc__", None) or "not to be seen in time"
+        wait = WebDriverWait(self.chrome, self.seconds, 1, (StaleElementReferenceException,))
+        wait.until(lambda _: condition(), said)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.chrome.find_elements("css selector", selector)
+
+    @property
+    def text(self) -> str:
+        return self.chrome.find_element("css selector", "body").text
+
+    def shown(self, selector: str = "body", words: str = "") -> None:
+        """Wait for it. A page that lost what it was loading is loaded anew, and so is one that goes on loading: when
+        containers start elsewhere on the machine its networks change, and Chromium then drops what it was loading."""
+
+        def there() -> bool:
+            body = self.text
+            lost = "ERR_NETWORK_CHANGED" in body or "Something went wrong" in body
+            loading = "Loading the" in body or not body.strip()
+            if lost or (loading and time.monotonic() > self._loaded + 30):
+                self.chrome.refresh()
+                self._loaded = time.monotonic()
+            return words in body and bool(self.all(selector))
+
+        there.__doc__ = f"neither {selector} nor {words!r}" if words else f"no {selector}"
+        self.until(there)
+
+    def fill(self, press: str, **fields: str) -> None:
+        """Write into the fields, which are named by their ids, and press the button."""
+        for name, text in fields.items():
+            self.shown(f"#{name}")
+            self.all(f"#{name}")[0].send_keys(text)
+        self.all(press)[0].click()
+
+    def keep(self, name: str) -> Path:
+        """A picture of what is to be seen now, as an artifact."""
+        file = ARTIFACTS / f"{name}.png"
+        self.chrome.save_screenshot(str(file))
+        return file
+
+
+@contextmanager
+def chromium(tmp_path: Path, *, seconds: float = 240) -> Iterator[Browser]:
+    """A browser with a profile of its own. What was to be seen when a test failed is printed, and kept as a picture."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and driver):
+        pytest.skip("no chromium: sudo apt-get install -y chromium chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.accept_insecure_certs = True  # who the certificate is from is proven elsewhere, with its CA
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    window = Browser(chrome, seconds)
+    try:
+        chrome.set_page_load_timeout(180)
+        yield window
+    except BaseException:
+        print(chrome.current_url, window.text[:2000], chrome.get_log("browser"))
+        window.keep("failed")
+        raise
+    finally:
+        chrome.quit()
