@@ -368,11 +368,13 @@ Without a terminal, or with --yes, it asks nothing: flags decide, and defaults d
         details="""\
 Raises the number of each in the stack file (rotation) and runs up: the new one is made and accepted, all that has it
 moves, and the old one is refused, which is proven. Cut short at any point, the next up ends it. NAME is as --list shows
-it, a service (all it owns or checks), or '*'. With --list and --due the only word is the STACK.""",
+it, a service (all it owns or checks), or '*'. With --list and --due the only word is the STACK.
+
+./kit rotate passphrase makes the passphrase anew that guards the state of all your stacks; no container notices.""",
         run="ops.rotate:run",
         add=_rotate,
         takes_stack=False,
-        usage="./kit rotate NAME [STACK] | --due [STACK] | --list [STACK] [--json]",
+        usage="./kit rotate NAME [STACK] | passphrase | --due [STACK] | --list [STACK] [--json]",
     ),
     Verb(
         name="schedule",

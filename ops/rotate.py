@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ops import console, generations, stackfile, up
+from ops import console, generations, passphrase, stackfile, toolchain, up
 from ops.cli import DEFAULT_STACK, check_stack
 from ops.console import KitError
 from ops.generations import Held
 from ops.paths import ROOT
+from ops.progress import Progress
 from ops.session import Session
 from ops.stackstate import config_value
 from stack import rotation
@@ -50,6 +51,8 @@ class Row:
 def run(arguments: argparse.Namespace) -> int:
     """What `up` returns; 0 for the list, and where nothing is due."""
     name, stack = words(arguments)
+    if name == passphrase.WORD:
+        return _passphrase(arguments.words)
     check_stack(ROOT, stack)
     session = Session(stack)
     plan = session.plan()
@@ -79,6 +82,18 @@ def run(arguments: argparse.Namespace) -> int:
     session.state.ensure()
     session.state.rotating.touch()
     return up.run(again)
+
+
+def _passphrase(said: Sequence[str]) -> int:
+    """It guards the state of every stack, and is no secret of one."""
+    if len(said) > 1:
+        raise KitError(
+            f"one word too many: {said[1]}. One passphrase guards the state of all stacks.",
+            f"./kit rotate {passphrase.WORD}",
+            code=2,
+        )
+    progress = Progress()
+    return passphrase.rotate(toolchain.ensure(progress, toolchain.sdk_versions()), progress)
 
 
 def words(arguments: argparse.Namespace) -> tuple[str, str]:

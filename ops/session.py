@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.capabilities import VARIABLE as CAPABILITIES
-from ops import generations, imagelock, planview, pulumirun, source, toolchain
+from ops import generations, imagelock, passphrase, planview, pulumirun, source, toolchain
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.paths import ROOT
@@ -33,6 +33,7 @@ class Session:
         self.stack = stack
         self.root = root
         self.state = StackState(root, stack)
+        passphrase.finish(self.state.home)
         self.recorded = generations.Recorded(self.state)
         self.prefix = docker_prefix(stack)
         self.new_choice: Choices | None = None

@@ -226,7 +226,8 @@ def wrong(wishes: Mapping[str, Wish], known: Collection[Candidate]) -> Iterator[
         where = f"rotation[{index}]"
         meant = [each for each in known if covers(name, each.owner, each.name, each.keeper)]
         if name != EVERYTHING and not meant:
-            fix = f"is no secret of this stack. {did_you_mean(name, names)}./kit rotate --list shows them"
+            fix = f"is no secret of this stack. {did_you_mean(name, names)}./kit rotate --list shows them. The line of "
+            fix += "something that was turned off can go"
             yield Problem(where=where, what=shown(name), fix=fix)
             continue
         refused = [each for each in meant if isinstance(each.rotates, Never)]

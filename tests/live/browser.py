@@ -25,6 +25,7 @@ class Browser:
         self.chrome = chrome
         self.seconds = seconds
         self._loaded = time.monotonic()
+        self.said: list[str] = []  # what the page and the browser wrote to the console
 
     def open(self, url: str) -> None:
         self.chrome.get(url)
@@ -47,20 +48,27 @@ class Browser:
         return self.chrome.find_element("css selector", "body").text
 
     def shown(self, selector: str = "body", words: str = "") -> None:
-        """Wait for it. A page that lost what it was loading is loaded anew, and so is one that goes on loading: when
-        containers start elsewhere on the machine its networks change, and Chromium then drops what it was loading."""
+        """Wait for it. A page that lost something is loaded anew, and so is one that goes on loading: when containers
+        start elsewhere on the machine its networks change, and Chromium then drops what it was loading."""
 
         def there() -> bool:
             body = self.text
-            lost = "ERR_NETWORK_CHANGED" in body or "Something went wrong" in body
+            if words in body and self.all(selector):
+                return True
             loading = "Loading the" in body or not body.strip()
-            if lost or (loading and time.monotonic() > self._loaded + 30):
+            if self._lost() or (loading and time.monotonic() > self._loaded + 30):
                 self.chrome.refresh()
                 self._loaded = time.monotonic()
-            return words in body and bool(self.all(selector))
+            return False
 
         there.__doc__ = f"neither {selector} nor {words!r}" if words else f"no {selector}"
         self.until(there)
+
+    def _lost(self) -> bool:
+        """Whether the page lost something since this was asked the last time."""
+        new = [str(entry["message"]) for entry in self.chrome.get_log("browser")]
+        self.said += new
+        return any("ERR_NETWORK_CHANGED" in text for text in (*new, self.text))
 
     def fill(self, press: str, **fields: str) -> None:
         """Write into the fields, which are named by their ids, and press the button."""
@@ -98,7 +106,7 @@ def chromium(tmp_path: Path, *, seconds: float = 240) -> Iterator[Browser]:
         chrome.set_page_load_timeout(180)
         yield window
     except BaseException:
-        print(chrome.current_url, window.text[:2000], chrome.get_log("browser"))
+        print(chrome.current_url, window.text[:2000], *window.said, chrome.get_log("browser"), sep="\n")
         window.keep("failed")
         raise
     finally:
