@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -260,9 +261,9 @@ def _listed(found: list[Held]) -> str:
 def _say_what_is_left(home: Path, found: list[Held]) -> None:
     """Older copies, which nothing but the old passphrase opens."""
     backend = home / "backend" / ".pulumi"
-    older = [path for kind in ("backups", "history") for path in (backend / kind).glob("*/*") if path.is_dir()]
-    older += [path for one in found for path in one.file.parent.glob(f"{one.name}.json.bak*")]
+    older = [path for kind in ("backups", "history") if any((path := backend / kind).glob("*/*"))]
+    older += [bak for one in found if (bak := one.file.with_name(f"{one.file.name}.bak")).exists()]
     if older:
         console.note("older copies of the state still open with the old passphrase. If that leaked, remove them:")
-        console.say("  rm -r " + " ".join(sorted({str(backend / kind) for kind in ("backups", "history")})))
+        console.say(f"  rm -r {shlex.join(map(str, older))}")
     console.note(f"keep a copy of {home / WORD} where this machine's disk is not")
