@@ -454,7 +454,7 @@ def test_a_new_state_with_a_number_takes_over_what_a_lost_one_made(up: Clone) ->
 
 
 def highest(clone: Clone) -> int:
-    return max(int(line.rpartition("=")[2]) for line in rotation_of(clone))
+    return max((int(line.rpartition("=")[2]) for line in rotation_of(clone)), default=1)
 
 
 def generations_in_state(clone: Clone) -> set[str]:
