@@ -50,7 +50,8 @@ ADMIN_CLIENT = "kit-admin"
 ADMIN = "admin"
 BOOTSTRAP_CLIENT = "kit-bootstrap"
 # Replaces the image's own options, of which only the collector's cannot be appended to. One collector thread and the
-# quick compiler alone: a login is rare and short, starting is not.
+# quick compiler alone: a login is rare and short, starting is not. Liquibase, which makes the tables, would report that
+# to its maker, and wait ten seconds for his name where it has no way out.
 JAVA = {
     "JAVA_OPTS": (
         "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
@@ -58,6 +59,7 @@ JAVA = {
         " -XX:MetaspaceSize=96M -XX:MaxMetaspaceSize=256m -XX:+ExitOnOutOfMemoryError"
         " -Dfile.encoding=UTF-8 -Dsun.stdout.encoding=UTF-8 -Dsun.err.encoding=UTF-8"
         " -Dstdout.encoding=UTF-8 -Dstderr.encoding=UTF-8"
+        " -Dliquibase.analytics.enabled=false"
         " -Djava.security.egd=file:/dev/urandom -Djdk.tls.rejectClientInitiatedRenegotiation=true"
     ),
 }
