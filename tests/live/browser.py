@@ -56,7 +56,9 @@ class Browser:
             if words in body and self.all(selector):
                 return True
             loading = "Loading the" in body or not body.strip()
-            if self._lost() or (loading and time.monotonic() > self._loaded + 30):
+            # Keycloak's pages give up by themselves, also before they have their words.
+            failed = "Something went wrong" in body or "somethingWentWrong" in body
+            if self._lost() or failed or (loading and time.monotonic() > self._loaded + 30):
                 self.chrome.refresh()
                 self._loaded = time.monotonic()
             return False
