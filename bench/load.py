@@ -43,8 +43,9 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Load:
     """`rate` requests a second for `host`, sent to 127.0.0.1:port."""
 
-    def __init__(self, host: str, port: int, ca_pem: str, *, rate: int, path: str = "/") -> None:
-        self.host, self.port, self.rate, self.path = host, port, rate, path
+    def __init__(self, host: str, port: int, ca_pem: str, *, rate: int, path: str = "/", clients: bool = False) -> None:
+        """clients: each says to be another one, to a front door that trusts this machine as a proxy."""
+        self.host, self.port, self.rate, self.path, self.clients = host, port, rate, path, clients
         self.context = ssl.create_default_context(cadata=ca_pem)
         self.report = Report()
         self._idle: list[Connection] = []
@@ -87,8 +88,10 @@ class Load:
         reader, writer = connection or await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=self.context, server_hostname=self.host
         )
+        client = f"X-Forwarded-For: 198.18.{self.report.asked // 250 % 250}.{self.report.asked % 250}\r\n"
+        said = client if self.clients else ""
         closing = "" if keep else "Connection: close\r\n"
-        writer.write(f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{closing}\r\n".encode())
+        writer.write(f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{said}{closing}\r\n".encode())
         await writer.drain()
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.split("\r\n")

@@ -11,6 +11,9 @@ from stack.plan import Plan
 # For two years, as the lists that browsers ship ask for at least one.
 HSTS = "max-age=63072000"
 
+# The front door's alone: what an application says of it by itself would hold for its neighbours' ports as well.
+_HSTS = "Strict-Transport-Security"
+
 # What answers where no route is: pages of the front door's own.
 NO_ROUTE = Headers.nothing()
 
@@ -42,14 +45,13 @@ def hsts(plan: Plan) -> bool:
 
 
 def public_chain(plan: Plan) -> bool:
-    """Whether the certificates are from an authority that browsers trust by themselves."""
-    return bool(getattr(plan.settings, "public_certificates", False))
+    """Whether the certificates are from an authority that browsers trust by themselves: the stack's own CA is none."""
+    return bool(getattr(plan, "public_chain", False))
 
 
 def rules(plan: Plan) -> Iterator[str]:
     """Lines of a frontend in which txn.at names the route. They hold for the front door's own answers as well."""
-    if hsts(plan):
-        yield f"http-after-response set-header Strict-Transport-Security {HSTS}"
+    yield f"http-after-response set-header {_HSTS} {HSTS}" if hsts(plan) else f"http-after-response del-header {_HSTS}"
     for name in TELLING:
         yield f"http-after-response del-header {name}"
     by_value: dict[tuple[str, str], list[str]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stack.derive import forward_auth, headers, rates
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, RESOLVERS, SERVER_DEFAULTS, quoted
-from stack.derive.values import endpoint, route_named
+from stack.derive.values import endpoint, managed_name, route_named
 from stack.model import CONFIG_DIR, Http, Role, Route
 from stack.plan import Plan, PlannedContainer, PlannedService
 
@@ -17,6 +17,7 @@ __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
 HTTP_PORT = 10080
 HTTPS_PORT = 10443
 ADMIN_PORT = 10444
+FIGURES_PORT = 10410
 
 # Between two parts of an answer that streams: a model that is loaded first says nothing for minutes.
 STREAM = "30m"
@@ -92,6 +93,7 @@ def config(plan: Plan) -> str:
             _public(plan, [*_at_paths(plan), *names, _common(plan), *fronts, *choices]),
             *_admin(plan),
             *_login(plan),
+            _figures(plan),
             _connections(),
             rates.tables(plan),
             *backends,
@@ -226,6 +228,29 @@ def _few_connections(plan: Plan) -> str:
     proxies = _proxies(plan)
     return f"""    tcp-request connection track-sc1 src table connections
     tcp-request connection reject if {{ sc1_conn_cur gt {MOST_CONNECTIONS} }}{f" !{proxies}" if proxies else ""}
+"""
+
+
+def _figures(plan: Plan) -> str:
+    """Figures for Prometheus at /metrics and a page for people at /stats, over the management network alone.
+
+    Docker gives no network a fixed device or address: who called at the address that the network's own name stands for
+    came over it.
+    """
+    name = managed_name(next(c for s in plan.services if Role.INGRESS in s.spec.roles for c in s.containers).host_name)
+    return f"""# Who else has a network in common with this container is not told.
+frontend figures
+    bind :{FIGURES_PORT}
+    http-request set-log-level silent
+    http-request do-resolve(txn.managed,docker,ipv4) str({name})
+    http-request set-var-fmt(txn.managed_at) %[var(txn.managed)]
+    http-request set-var-fmt(txn.called_at) %[dst]
+    http-request deny deny_status 403 unless {{ var(txn.managed) -m found }} {{ var(txn.called_at),strcmp(txn.managed_at) eq 0 }}
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+    stats enable
+    stats uri /stats
+    stats hide-version
+    http-request return status 404 unless {{ path -m beg /stats }}
 """
 
 

@@ -21,7 +21,7 @@ CLIENT = "src,ipmask(32,64)"
 TOO_MANY = "Too many requests. Please wait a moment."
 
 # How the worker before a reload tells the next one what it has counted. On loopback.
-PEERS_PORT = 10407
+PEERS_PORT = 10409
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ peers workers
         limit = RATES[rate]
         forgotten = max(10, limit.burst * limit.every // 10)
         sections.append(
-            f"backend rate-{rate}\n"
-            f"    stick-table type ipv6 size 50k expire {forgotten}s store gpt(1) peers workers\n"
+            f"backend rate-{rate}\n    stick-table type ipv6 size 50k expire {forgotten}s store gpt(1) peers workers\n"
         )
     return "\n".join(sections)

@@ -162,7 +162,7 @@ def routes(selection: Selection) -> Iterator[Problem]:
                 fix = "say how many MB a request may have, 1 or more"
                 yield Problem(where=at(spec, "routes", route.name), what=f"body_mb {route.body_mb}", fix=fix)
             for name in _badly_said(route.headers):
-                fix = 'take line breaks, " and \' out' if name != "csp" else 'take line breaks and " out'
+                fix = "take line breaks, \" and ' out" if name != "csp" else 'take line breaks and " out'
                 what = f"headers.{name} cannot be sent"
                 yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
             for path in route.deny:

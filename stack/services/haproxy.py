@@ -43,12 +43,13 @@ SERVICE = ServiceSpec(
         ContainerSpec(
             image=images.HAPROXY,
             user="99:99",
-            zones=frozenset({Zone.EDGE, Zone.APP}),
+            zones=frozenset({Zone.EDGE, Zone.APP, Zone.MANAGE}),
             ports=(
                 Port("http", ingress.HTTP_PORT),
                 Port("https", ingress.HTTPS_PORT),
                 Port("admin", ingress.ADMIN_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
+                Port("figures", ingress.FIGURES_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(*FILES, File(name="reload.sh", source=Static("reload.sh"), reload=True)),

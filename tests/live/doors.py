@@ -32,7 +32,7 @@ from stack.services import haproxy
 from tests.live import standing
 from tests.live.standing import Standing
 
-PROGRAM = r'''
+PROGRAM = r"""
 import collections, http.server, json, sys, threading, time, urllib.parse
 NAME = sys.argv[1]
 seen, lock = collections.Counter(), threading.Lock()
@@ -70,8 +70,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             for number in range(int(query.get("n", 5))):
                 data = f"data: {number}\n\n".encode()
+                if number: time.sleep(float(query.get("every", 1)))
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data)); self.wfile.flush()
-                time.sleep(float(query.get("every", 1)))
             self.wfile.write(b"0\r\n\r\n")
         elif url.path == "/drop":
             self.close_connection = True
@@ -94,7 +94,7 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 512
 
 Server(("", 8000), Answer).serve_forever()
-'''
+"""
 
 
 def backend(name: str, **route: Any) -> ServiceSpec:
@@ -102,7 +102,9 @@ def backend(name: str, **route: Any) -> ServiceSpec:
     return ServiceSpec(
         name=name,
         summary="A backend of the tests",
-        profiles=frozenset({Profile("doors", "Backends of the tests")}) if name == "one" else frozenset({Profile("doors")}),
+        profiles=frozenset({Profile("doors", "Backends of the tests")})
+        if name == "one"
+        else frozenset({Profile("doors")}),
         containers=(
             ContainerSpec(
                 image=images.LITELLM,
