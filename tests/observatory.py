@@ -1,9 +1,9 @@
 """The score that Mozilla's HTTP Observatory gives to a page's headers, by its published rules.
 
-Source: github.com/mdn/mdn-http-observatory, src/grader (charts.js) and docs/scoring.md: a page begins with 100, each test
-adds or takes, and what is added counts only from 90 on. Taken over are the tests that follow from headers alone: policy
-of contents, frames, referrers, types, transport. Not asked: cookies, other origins' scripts and redirections, which a
-header does not tell; they are 0 for a page that does them well.
+Source: github.com/mdn/mdn-http-observatory, src/grader (charts.js) and its documentation of the scoring: a page begins
+with 100, each test adds or takes, and what is added counts only from 90 on. Taken over are the tests that follow from
+headers alone: policy of contents, frames, referrers, types, transport. Not asked: cookies, other origins' scripts and
+redirections, which a header does not tell; they are 0 for a page that does them well.
 """
 
 from __future__ import annotations

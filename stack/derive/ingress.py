@@ -245,7 +245,8 @@ frontend figures
     http-request do-resolve(txn.managed,docker,ipv4) str({name})
     http-request set-var-fmt(txn.managed_at) %[var(txn.managed)]
     http-request set-var-fmt(txn.called_at) %[dst]
-    http-request deny deny_status 403 unless {{ var(txn.managed) -m found }} {{ var(txn.called_at),strcmp(txn.managed_at) eq 0 }}
+    acl over_it var(txn.called_at),strcmp(txn.managed_at) eq 0
+    http-request deny deny_status 403 unless {{ var(txn.managed) -m found }} over_it
     http-request use-service prometheus-exporter if {{ path /metrics }}
     stats enable
     stats uri /stats

@@ -1,9 +1,9 @@
 """How often one client may ask, as lines of haproxy.cfg. Nothing here names a service.
 
-Each class is a bucket per client: `burst` requests at once, and one more every `every` tenths of a second. Of each client
-one number is kept, the time at which its bucket would be full again, so that Retry-After says to the second when the
-next request is let through, and refused ones cost a client nothing (the generic cell rate algorithm, ITU-T I.371). Two
-requests at the very same time, in two threads, may be counted as one.
+Each class is a bucket per client: `burst` requests at once, and one more every `every` tenths of a second. Of each
+client one number is kept, the time at which its bucket would be full again, so that Retry-After says to the second when
+the next request is let through, and refused ones cost a client nothing (the generic cell rate algorithm, ITU-T I.371).
+Two requests at the very same time, in two threads, may be counted as one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from stack import images, rotation
 from stack.derive import probe
 from stack.derive.order import critical_first
-from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, plain, resolve
+from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, managed_name, plain, resolve
 from stack.model import (
     CONFIG_DIR,
     AsEnv,

@@ -31,9 +31,10 @@ FILES = (
     File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
     File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
     File(name=ingress.STATE_SCRIPT, source=Static(ingress.STATE_SCRIPT), reload=True),
-    File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True),
     File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
 )
+VOUCHERS = File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True)
+NO_VOUCHERS = File(name=forward_auth.VOUCHERS, source=Template(("# A check needs the file, and nobody's secrets.\n",)))
 
 SERVICE = ServiceSpec(
     name="haproxy",
@@ -52,7 +53,7 @@ SERVICE = ServiceSpec(
                 Port("figures", ingress.FIGURES_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
-            files=(*FILES, File(name="reload.sh", source=Static("reload.sh"), reload=True)),
+            files=(*FILES, VOUCHERS, File(name="reload.sh", source=Static("reload.sh"), reload=True)),
             reload=("sh", f"{CONFIG_DIR}/reload.sh"),
             publish=(
                 Publish("http", lambda settings: settings.http_port),
@@ -78,7 +79,7 @@ SERVICE = ServiceSpec(
             image=images.HAPROXY,
             user="99:99",
             command=("haproxy", "-c", "-f", f"{CONFIG_DIR}/haproxy.cfg"),
-            files=FILES,
+            files=(*FILES, NO_VOUCHERS),
             memory_mb=64,
             timeout_s=60,
             first=True,

@@ -68,8 +68,8 @@ def _in_qdrant(spec: ServiceSpec) -> ServiceSpec:
     return replace(spec, containers=(replace(main, env=env),), proofs=proofs)
 
 
-# Its page starts from a script of its own in the page, and draws pictures and code of answers. It runs Python in a worker
-# (WebAssembly), and a voice message needs the microphone. Looked at in a browser: tests/live/test_front_door.py.
+# Its page starts from a script in the page, and draws pictures and code of answers. It runs Python in a worker
+# (WebAssembly), and a voice message needs the microphone. Looked at in a browser: tests/live/test_services.py.
 HEADERS = Headers(
     csp="default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
