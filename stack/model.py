@@ -798,6 +798,40 @@ class Access(StrEnum):
     MACHINE = "machine"  # keys or signatures, exact paths
 
 
+class RateClass(StrEnum):
+    """How often one client may ask. derive/rates.py has the numbers; what is more is answered 429 with Retry-After."""
+
+    PAGE = "page"  # 100 requests in 10 seconds: a person with a browser
+    STEADY = "steady"  # 100 a minute, 200 at once
+    API = "api"  # 10 a minute, 20 at once: too few for any page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headers:
+    """What browsers are told to refuse on a route's behalf. A header that the application sends itself stays as it is.
+
+    These are for an application of which nothing is known: they break none that loads its own parts. Each service says
+    what is tighter, or what it must have, where its pages were looked at in a browser. "" sends no such header.
+    """
+
+    csp: str = "base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
+    frame: str = "SAMEORIGIN"
+    referrer: str = "same-origin"
+    permissions: str = (
+        "camera=(), display-capture=(), geolocation=(), microphone=(), midi=(), payment=(), serial=(), usb=()"
+    )
+    coop: str = "same-origin"
+
+    @staticmethod
+    def nothing() -> Headers:
+        """For routes that programs call: no page of theirs may load, frame or send anything."""
+        return Headers(
+            csp="default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            frame="DENY",
+            referrer="no-referrer",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
@@ -816,6 +850,9 @@ class Route:
     prefix: the path, such as /wiki, below which alone the service answers, and which the ingress does not take away.
     The one address is then <name>.<domain>/wiki/: the host's "/" and <domain>/wiki lead there, and nothing else of the
     host is handed on.
+
+    streaming: answers may take their time, 30 minutes between two parts of them. rate: how often one client may ask.
+    body_mb: a request that announces more is answered 413.
     """
 
     name: str
@@ -831,6 +868,9 @@ class Route:
     logout: str = ""
     voucher: str = ""
     prefix: str = ""
+    rate: RateClass = RateClass.PAGE
+    body_mb: int = 100
+    headers: Headers = Headers()
 
 
 EVERYBODY = "*"

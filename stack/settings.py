@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
 from stack import people as persons
-from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
+from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, RateClass, SpecError, Target
 from stack.realm import (
     LANGUAGES,
     ExternalProvider,
@@ -55,6 +55,9 @@ class Settings:
     https_port: int = 8443
     admin_port: int = 8444
     paths: Mapping[str, str] = field(default_factory=dict[str, str])
+    rate_classes: Mapping[str, RateClass] = field(default_factory=dict[str, RateClass])
+    sticky: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ("chat",)
     services: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -263,6 +266,25 @@ def _path(value: str) -> tuple[str, str]:
     return name, path
 
 
+def _rate_class(value: str) -> tuple[str, RateClass]:
+    """api = api -> the route, and how often one client may ask it."""
+    name, equals, rate = (part.strip() for part in value.partition("="))
+    if not equals or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise UnfitError("is not ROUTE = CLASS, such as api = api")
+    return name, cast("RateClass", _one_of(RateClass, "rate class")(rate))
+
+
+def _proxy(value: str) -> str:
+    try:
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        raise UnfitError("is no address or network, such as 192.168.1.5 or 10.0.0.0/24") from None
+    if network.prefixlen == 0:
+        raise UnfitError("is everybody: anyone could then say to be anyone")
+    return str(network)
+
+
+_ROUTE = _matching(r"[a-z][a-z0-9-]*", "route, such as chat")
 _MAIL = _matching(persons.MAIL, "mail address, such as me@home.example")
 # A colon ends the name in the link that authenticator apps read.
 _TITLE = _matching(
@@ -341,6 +363,9 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="paths", kind=Kind.ARRAY, check=_path),
+            Key(field="rate_classes", kind=Kind.ARRAY, check=_rate_class),
+            Key(field="sticky", kind=Kind.ARRAY, check=_ROUTE),
+            Key(field="trusted_proxies", kind=Kind.ARRAY, check=_proxy),
             Key(field="profiles", kind=Kind.ARRAY, check=_PROFILE),
             Key(field="services", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
@@ -447,6 +472,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 MAPPINGS = frozenset(
     {
         "paths",
+        "rate_classes",
         "workflow_parameters",
         "airgap_images",
         "image_locks",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from stack.derive import forward_auth
-from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
-from stack.derive.values import endpoint, route_named
+from stack.derive import forward_auth, headers, rates
+from stack.derive.haproxy import HEALTH, HEALTH_PORT, RESOLVERS, SERVER_DEFAULTS, quoted
+from stack.derive.values import endpoint, managed_name, route_named
 from stack.model import CONFIG_DIR, Http, Role, Route
-from stack.plan import Plan, PlannedService
+from stack.plan import Plan, PlannedContainer, PlannedService
 
 __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
 
@@ -16,6 +17,21 @@ __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
 HTTP_PORT = 10080
 HTTPS_PORT = 10443
 ADMIN_PORT = 10444
+FIGURES_PORT = 10410
+
+# Between two parts of an answer that streams: a model that is loaded first says nothing for minutes.
+STREAM = "30m"
+
+# Of one client at a time. A browser opens a handful; behind one address there may be a whole office.
+MOST_CONNECTIONS = 256
+
+PROXIES_IN_A_ROW = 3
+
+RUN = "/run/haproxy"  # a tmpfs: the runtime API's socket, and what a worker leaves to the next
+STATE_SCRIPT = "state.lua"
+
+# The address that the worker before had for it, until Docker's DNS has answered. After a start there was none.
+_SERVER = SERVER_DEFAULTS.replace("init-addr none", "init-addr last,none")
 
 CERTIFICATES = f"{CONFIG_DIR}/certs/"
 
@@ -34,6 +50,18 @@ UNAVAILABLE = (
     "<!doctype html><meta charset=utf-8><title>Back in a moment</title>"
     "<p>This service is starting or being looked after. Please try again in a few seconds."
 )
+# One JSON object per request (docs/services/haproxy.md). No query, no cookie, no header but the host: they carry login
+# codes and tokens. Times are milliseconds, -1 where it did not come to that.
+LOG = (
+    '"%{+json}o '
+    "%(time)[request_date(ms),ms_utime(%Y-%m-%dT%H:%M:%S.%3NZ)] %(client)[src] %(host)[capture.req.hdr(0)] "
+    "%(method)HM %(path)HPO %(version)HV %(status)ST %(bytes)B %(frontend)f %(route)[var(txn.at)] %(backend)b "
+    "%(server)s %(retries)rc %(end)ts %(wait_request)TR %(wait_queue)Tw %(connect)Tc %(answer)Tr %(all)Ta "
+    '%(open)ac %(rate)[var(txn.rate)]"'
+)
+
+TOO_LARGE = "This is larger than what is taken here."
+MISDIRECTED = "There is nothing under this name here."
 UNKNOWN = "There is nothing under this name here."
 DENIED = "This address is not for the outside."
 DOTTED_PATH = r"(^|/)\.\.?(/|$)"
@@ -43,11 +71,13 @@ NO_LOGIN = "This address needs a login that this stack does not offer."
 
 def config(plan: Plan) -> str:
     """The whole file. Routes are matched by exact host name, whatever port the browser names, and path if any."""
+    names: list[str] = []
     fronts: list[str] = []
     backends: list[str] = []
     choices: list[str] = []
     for owned in plan.routes:
         service = plan.service(owned.owner)
+        names.append(_named(plan, service, owned.item))
         fronts.append(_front(plan, service, owned.item))
         choices.append(f"    use_backend {_backend_name(service, owned.item)} if host_{owned.item.name}\n")
         backends.append(_backend(plan, service, owned.item))
@@ -60,9 +90,12 @@ def config(plan: Plan) -> str:
             HEALTH.strip() + "\n",
             _plain(plan),
             # Every rule of every route comes before the first choice.
-            _public(plan, [*_at_paths(plan), *fronts, *choices]),
+            _public(plan, [*_at_paths(plan), *names, _common(plan), *fronts, *choices]),
             *_admin(plan),
             *_login(plan),
+            _figures(plan),
+            _connections(),
+            rates.tables(plan),
             *backends,
         )
     )
@@ -73,9 +106,15 @@ def _global(plan: Plan) -> str:
 global
     # What it asks by itself is not worth a line each: only requests that came from somebody are (below).
     log stdout format raw local0 notice
-    maxconn 2048
+    # Each takes at most 60 kB here, so that all of them fit into the container's memory.
+    maxconn 1024
     # A reload leaves open streams alone; a stop does not wait for them, the engine ends it.
     hard-stop-after 30m
+    localpeer self
+    stats socket {RUN}/admin.sock mode 600 level admin expose-fd listeners
+    # What is known of the servers goes from worker to worker.
+    server-state-file {RUN}/servers
+    lua-load {CONFIG_DIR}/{STATE_SCRIPT} {RUN}/admin.sock {RUN}/servers
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
     ssl-default-bind-curves X25519:prime256v1:secp384r1
     ssl-default-bind-ciphers {CIPHERS}
@@ -84,10 +123,16 @@ global
 defaults
     mode http
     log stdout format raw local0 info
-    log-format {LOG_FORMAT}
+    log-format {LOG}
     option dontlognull
+    load-server-state-from-file global
+    # A reload closes no connection on which somebody may be sending just now: each ends with its next answer.
+    option idle-close-on-response
     option redispatch
+    # A request whose connection could not be made goes out again; one that was sent only where reading twice is reading
+    # once (the frontends say GET and HEAD), and its server said nothing at all.
     retries 3
+    retry-on conn-failure empty-response
     timeout connect 3s
     timeout client 60s
     timeout server 60s
@@ -117,7 +162,7 @@ frontend http
     bind :{HTTP_PORT}
     declare capture request len 64
     http-request capture req.hdr(host) id 0
-    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} unless {known}
+    http-request return status 421 content-type text/plain string {quoted(MISDIRECTED)} unless {known}
     http-request redirect code 301 location https://%[{_HOST}]{port}%[capture.req.uri]
 """
 
@@ -127,30 +172,27 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     ports = dict.fromkeys((HTTPS_PORT, plan.settings.https_port))
     binds = "\n".join(f"    bind :{port} ssl crt {CERTIFICATES} alpn h2,http/1.1" for port in ports)
     forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
-    # Browsers keep the port when HSTS turns http into https: only right where both ports are the usual ones.
-    hsts = (
-        "    http-response set-header Strict-Transport-Security max-age=63072000\n"
-        if (plan.settings.http_port, plan.settings.https_port) == (80, 443)
-        and not plan.settings.domain.endswith("localhost")
-        else ""
-    )
+    told = "\n".join(f"    {line}" for line in headers.rules(plan))
     known = f"{{ {_HOST} -m str {_hosts(plan)} }}"
     return f"""frontend https
 {binds}
-    # Answers stream for as long as a model talks.
-    timeout client 30m
-    declare capture request len 64
+{_few_connections(plan)}    declare capture request len 64
     http-request capture req.hdr(host) id 0
     # What is looked at here is what the service reads: no absolute form, no CONNECT, no two hosts. Of HTTP/2 only the
     # path goes on anyway.
     http-request deny deny_status 400 if !{{ req.ver -m str 2.0 }} !{{ url -m beg / }}
     http-request deny deny_status 400 if {{ req.fhdr(host) -m sub , }}
-{forget}
+    # No version before 1.1 knows chunks, and what reads them there reads another request than we do.
+    http-request deny deny_status 400 if {{ req.ver -m str 1.0 }} {{ req.hdr(transfer-encoding) -m found }}
+    http-request deny deny_status 405 if {{ method TRACE TRACK }}
+    http-request disable-l7-retry if !METH_GET
+{_believed(plan)}{forget}
 {forward_auth.forget()}    http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Host %[req.fhdr(host)]
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.https_port}
-{hsts}    http-request return status 404 content-type text/plain string {quoted(UNKNOWN)} unless {known}
+    http-request return status 421 content-type text/plain string {quoted(MISDIRECTED)} unless {known}
+{told}
 
 {"".join(fronts).rstrip()}
 """
@@ -181,11 +223,96 @@ def _at_paths(plan: Plan) -> list[str]:
     return ["".join(f"    {line}\n" for line in lines) + "\n"]
 
 
-def _front(plan: Plan, service: PlannedService, route: Route) -> str:
+def _few_connections(plan: Plan) -> str:
+    """One client does not take all places: whoever holds so many connections and says nothing gets no more."""
+    proxies = _proxies(plan)
+    return f"""    tcp-request connection track-sc1 src table connections
+    tcp-request connection reject if {{ sc1_conn_cur gt {MOST_CONNECTIONS} }}{f" !{proxies}" if proxies else ""}
+"""
+
+
+def _figures(plan: Plan) -> str:
+    """Figures for Prometheus at /metrics and a page for people at /stats, over the management network alone.
+
+    Docker gives no network a fixed device or address: who called at the address that the network's own name stands for
+    came over it.
+    """
+    name = managed_name(next(c for s in plan.services if Role.INGRESS in s.spec.roles for c in s.containers).host_name)
+    return f"""# Who else has a network in common with this container is not told.
+frontend figures
+    bind :{FIGURES_PORT}
+    http-request set-log-level silent
+    http-request do-resolve(txn.managed,docker,ipv4) str({name})
+    http-request set-var-fmt(txn.managed_at) %[var(txn.managed)]
+    http-request set-var-fmt(txn.called_at) %[dst]
+    acl over_it var(txn.called_at),strcmp(txn.managed_at) eq 0
+    http-request deny deny_status 403 unless {{ var(txn.managed) -m found }} over_it
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+    stats enable
+    stats uri /stats
+    stats hide-version
+    http-request return status 404 unless {{ path -m beg /stats }}
+"""
+
+
+def _connections() -> str:
+    return """backend connections
+    stick-table type ipv6 size 50k expire 1m store conn_cur
+"""
+
+
+def _proxies(plan: Plan) -> str:
+    """Whether a request is from a proxy before this one that the operator trusts. "" where there is none."""
+    return f"{{ src {' '.join(plan.settings.trusted_proxies)} }}" if plan.settings.trusted_proxies else ""
+
+
+def _believed(plan: Plan) -> str:
+    """Who a request is from, where a trusted proxy says so; and who that one had it from, where it is another.
+
+    Read from the right: what stands left of an address that nobody vouches for may be made up.
+    """
+    if not (trusted := _proxies(plan)):
+        return ""
+    lines = ["# trustedProxies: who a request is from is what they say, and only they."]
+    for number in range(1, PROXIES_IN_A_ROW + 1):
+        lines.append(
+            f"http-request set-src req.hdr_ip(x-forwarded-for,-{number}) "
+            f"if {trusted} {{ req.hdr_ip(x-forwarded-for,-{number}) -m found }}"
+        )
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def _named(plan: Plan, service: PlannedService, route: Route) -> str:
+    """Which route a request is for, and what is said of it whatever it asks."""
     acl, at = f"host_{route.name}", plan.path(route)
     match = f"var(txn.route) -m str {route.name}" if at else f"{_HOST} -m str {plan.host_name(route)}"
-    lines = [f"# {_source(service)}: {plan.host_name(route)}{at} ({route.access})", f"acl {acl} {match}"]
-    lines += _inside(plan, route)
+    lines = [
+        f"# {_source(service)}: {plan.host_name(route)}{at} ({route.access})",
+        f"acl {acl} {match}",
+        f"http-request set-var(txn.at) str({route.name}) if {acl}",
+        f"http-request set-var(txn.rate) str({rates.of(plan, route)}) if {acl}",
+        f"http-request set-var(txn.body) int({route.body_mb * 2**20}) if {acl}",
+    ]
+    if route.streaming:
+        # Answers stream for as long as a model talks.
+        lines.append(f"http-request set-timeout client {STREAM} if {acl}")
+    return "".join(f"    {line}\n" for line in lines) + "\n"
+
+
+def _common(plan: Plan) -> str:
+    """What holds for every route alike, before anybody is asked who they are."""
+    too_large = f"http-request return status 413 content-type text/plain string {quoted(TOO_LARGE)}"
+    lines = [
+        "# Too much at once, and too much in one.",
+        *rates.rules(plan),
+        f"{too_large} if {{ req.body_size,sub(txn.body) gt 0 }}",
+    ]
+    return "".join(f"    {line}\n" for line in lines) + "\n"
+
+
+def _front(plan: Plan, service: PlannedService, route: Route) -> str:
+    acl, at = f"host_{route.name}", plan.path(route)
+    lines = [f"# {_source(service)}: {plan.host_name(route)}{at}", *_inside(plan, route)]
     below = tuple(path for path in route.paths if path != "/" and path.endswith("/"))
     if route.open or below:
         # A path is taken as it is written, and one that a server could read as another's is below no folder.
@@ -210,7 +337,7 @@ def _front(plan: Plan, service: PlannedService, route: Route) -> str:
         )
     if route.paths:
         lines.append(_only(plan, route, below))
-    return "".join(f"    {line}\n" for line in lines) + "\n"
+    return "".join(f"    {line}\n" for line in lines) + "\n" if lines[1:] else ""
 
 
 def _below(at: str, paths: Iterable[str]) -> str:
@@ -246,25 +373,38 @@ def _only(plan: Plan, route: Route, below: tuple[str, ...]) -> str:
 
 
 def _backend(plan: Plan, service: PlannedService, route: Route) -> str:
-    container = next(c for c in service.containers if any(p.name == route.port for p in c.spec.ports))
-    port = next(p.number for p in container.spec.ports if p.name == route.port)
     lines: list[str] = []
-    check = SERVER_DEFAULTS
-    health = container.spec.health.test
+    servers = _servers(service, route)
+    health = servers[0][0].spec.health.test
     if isinstance(health, Http):
         lines.append(f"option httpchk GET {health.path}")
-        other = next(p.number for p in container.spec.ports if p.name == health.port)
-        if other != port:
-            check = check.replace("check", f"check port {other}", 1)
+    if len(servers) > 1:
+        lines.append("balance leastconn")
+    if route.name in plan.settings.sticky:
+        # The server's number, and nothing about it. Only for the browser's session.
+        lines.append(f"cookie kit-server-{route.name} insert indirect nocache httponly secure")
     if route.streaming:
-        lines += ["timeout server 30m", "option http-no-delay"]
+        lines += [f"timeout server {STREAM}", "option http-no-delay"]
     if not route.websocket:
         lines.append("timeout tunnel 60s")
     if forward_auth.serves(plan, service, route):
         lines.append(f"http-request set-header Host {plan.host_name(route)}")  # no port: its cookies have none either
-    lines.append(f"server {container.host_name} {container.host_name}:{port} {check}")
+    for number, (container, port) in enumerate(servers, 1):
+        check, test = _SERVER, container.spec.health.test
+        if isinstance(test, Http):
+            other = next(p.number for p in container.spec.ports if p.name == test.port)
+            if other != port:
+                check = check.replace("check", f"check port {other}", 1)
+        cookie = f" cookie {number}" if route.name in plan.settings.sticky else ""
+        lines.append(f"server {container.host_name} {container.host_name}:{port} {check}{cookie}")
     header = f"# {_source(service)}\nbackend {_backend_name(service, route)}\n"
     return header + "".join(f"    {line}\n" for line in lines)
+
+
+def _servers(service: PlannedService, route: Route) -> list[tuple[PlannedContainer, int]]:
+    """The containers that answer for a route, each with its port: one, or those of which several run."""
+    name = re.compile(rf"{re.escape(route.port)}(-\d+)?")
+    return [(c, port.number) for c in service.containers for port in c.spec.ports if name.fullmatch(port.name)]
 
 
 def _admin(plan: Plan) -> tuple[str, ...]:
@@ -280,6 +420,7 @@ frontend admin
     bind :{ADMIN_PORT} ssl crt {CERTIFICATES}
     declare capture request len 64
     http-request capture req.hdr(host) id 0
+    http-request disable-l7-retry if !METH_GET
 {forget}
 {forward_auth.forget()}    http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
@@ -290,7 +431,7 @@ frontend admin
 # No check: the program calls as soon as the engine calls the server healthy, which checks would notice seconds later.
 backend admin
     retries 20
-    server {host} {host}:{port} resolvers docker init-addr none resolve-prefer ipv4
+    server {host} {host}:{port} resolvers docker init-addr last,none resolve-prefer ipv4
 """,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from stack import images, rotation
 from stack.derive import probe
 from stack.derive.order import critical_first
-from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, plain, resolve
+from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, managed_name, plain, resolve
 from stack.model import (
     CONFIG_DIR,
     AsEnv,
@@ -574,14 +574,17 @@ def _networks(
     """The ingress also answers, inside, to every public host name: browsers and containers use the same URLs."""
     own = (host_name,) if host_name else ()
     public: tuple[str, ...] = ()
+    managed: tuple[str, ...] = ()
     if publishes and Role.INGRESS in service.spec.roles:
-        public = plan.host_names
+        public, managed = plan.host_names, (managed_name(host_name),)
     return tuple(
         NetworkPlan(
             zone=zone,
             network=network_name(plan, zone),
             # No name where nobody may call: Docker would answer with that address as well.
-            aliases=(() if ZONES[zone].isolated else own) + (public if zone not in (Zone.EDGE, Zone.EGRESS) else ()),
+            aliases=(() if ZONES[zone].isolated else own)
+            + (public if zone not in (Zone.EDGE, Zone.EGRESS, Zone.MANAGE) else ())
+            + (managed if zone is Zone.MANAGE else ()),
         )
         for zone in sorted(zones)
     )

@@ -93,6 +93,11 @@ def route_named(spec: ServiceSpec, name: str) -> Route:
     raise KeyError(f"{spec.name} has no route {name!r}")
 
 
+def managed_name(host_name: str) -> str:
+    """The name that a container has on the management network alone."""
+    return f"{host_name}.manage"
+
+
 def endpoint(service: PlannedService, port: str) -> tuple[str, int]:
     """DNS name and number of a service's named port. KeyError when no container of it has one."""
     spec, found = service.spec.endpoint(port)

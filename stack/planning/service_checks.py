@@ -421,7 +421,7 @@ def ports(selection: Selection) -> Iterator[Problem]:
     for spec in selection.chosen.values():
         there = [port.name for container in spec.containers for port in container.ports]
         for route in spec.routes:
-            if route.port not in there:
+            if route.port not in there and f"{route.port}-1" not in there:
                 yield no_port(at(spec, "routes", route.name), "the service", route.port, there)
         for container in spec.containers:
             for publish in container.publish:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from string import Formatter
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,14 @@ from stack.model import (
     ContainerSpec,
     DatabaseUrl,
     Derived,
+    Headers,
     HostProfile,
     ImagePin,
     ImageSource,
     Issuer,
     Job,
     Problem,
+    RateClass,
     Ref,
     Role,
     RouteUrl,
@@ -151,6 +154,17 @@ def routes(selection: Selection) -> Iterator[Problem]:
                 fix = f"{owners[route.name]} has that host name already: choose another"
                 yield Problem(where=at(spec, "routes", route.name), what=host, fix=fix)
             owners.setdefault(route.name, spec.name)
+            if route.rate not in tuple(RateClass):
+                fix = f"{did_you_mean(str(route.rate), RateClass)}Rate classes: {listed(RateClass)}"
+                what = f"there is no rate class {shown(route.rate)}"
+                yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
+            if route.body_mb < 1:
+                fix = "say how many MB a request may have, 1 or more"
+                yield Problem(where=at(spec, "routes", route.name), what=f"body_mb {route.body_mb}", fix=fix)
+            for name in _badly_said(route.headers):
+                fix = "take line breaks, \" and ' out" if name != "csp" else 'take line breaks and " out'
+                what = f"headers.{name} cannot be sent"
+                yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
             for path in route.deny:
                 if not path.startswith("/"):
                     fix = "write a path beginning with /"
@@ -167,6 +181,25 @@ def routes(selection: Selection) -> Iterator[Problem]:
                     fix = "only a route with Access.SSO or ADMIN has a login to be spared: take it out"
                     what = f"open {shown(path)}, and its access is {route.access}"
                     yield Problem(where=at(spec, "routes", route.name), what=what, fix=fix)
+
+
+def _badly_said(headers: Headers) -> Iterator[str]:
+    """The headers that would end where they should not."""
+    for each in fields(headers):
+        if re.search(r"[^\x20-\x7e]|[\"\\$%]", getattr(headers, each.name)):
+            yield each.name
+
+
+def tuned(selection: Selection) -> Iterator[Problem]:
+    """What the settings say of routes is said of routes that are there."""
+    settings = selection.settings
+    known = {route.name for spec in selection.catalog.values() for route in spec.routes}
+    known |= {route.name for spec in selection.chosen.values() for route in spec.routes}
+    for key, names in (("rateClasses", tuple(settings.rate_classes)), ("sticky", settings.sticky)):
+        for index, name in enumerate(names):
+            if name not in known:
+                fix = f"{did_you_mean(name, known)}Routes: {listed(sorted(known))}"
+                yield Problem(where=f"{key}[{index}]", what=f"no service has a route {shown(name)}", fix=fix)
 
 
 def moved(selection: Selection) -> Iterator[Problem]:
@@ -386,6 +419,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     issuer,
     routes,
     moved,
+    tuned,
     prefixes,
     logins,
     aliases,

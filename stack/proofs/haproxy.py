@@ -29,8 +29,8 @@ def tls(ctx: ProofContext) -> None:
         ctx.step("a name that is not ours")
         other = f"no-such-name.{settings.domain}"
         unknown = browser.get(f"http://{other}:{settings.http_port}/")
-        if unknown.status_code != 404:
-            raise ProofError(f"http://{other} answered {unknown.status_code} instead of 404")
+        if unknown.status_code != 421:
+            raise ProofError(f"http://{other} answered {unknown.status_code} instead of 421")
 
 
 def _answered(browser: httpx.Client, page: str) -> bool | None:

@@ -6,11 +6,13 @@ Upstream: haproxy. Facts: docs/services/haproxy.md
 from stack import images
 from stack.derive import forward_auth, ingress
 from stack.model import (
+    CONFIG_DIR,
     ContainerSpec,
     Derived,
     File,
     HealthCheck,
     Http,
+    Job,
     LeafCertificates,
     Port,
     Proof,
@@ -24,6 +26,16 @@ from stack.model import (
     Zone,
 )
 
+# What its configuration names, as it is delivered and as it is looked at before.
+FILES = (
+    File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
+    File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
+    File(name=ingress.STATE_SCRIPT, source=Static(ingress.STATE_SCRIPT), reload=True),
+    File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
+)
+VOUCHERS = File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True)
+NO_VOUCHERS = File(name=forward_auth.VOUCHERS, source=Template(("# A check needs the file, and nobody's secrets.\n",)))
+
 SERVICE = ServiceSpec(
     name="haproxy",
     summary="The front door: TLS and routes",
@@ -32,27 +44,24 @@ SERVICE = ServiceSpec(
         ContainerSpec(
             image=images.HAPROXY,
             user="99:99",
-            zones=frozenset({Zone.EDGE, Zone.APP}),
+            zones=frozenset({Zone.EDGE, Zone.APP, Zone.MANAGE}),
             ports=(
                 Port("http", ingress.HTTP_PORT),
                 Port("https", ingress.HTTPS_PORT),
                 Port("admin", ingress.ADMIN_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
+                Port("figures", ingress.FIGURES_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
-            files=(
-                File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
-                File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
-                File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True),
-                File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
-            ),
-            reload=("sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"),
+            files=(*FILES, VOUCHERS, File(name="reload.sh", source=Static("reload.sh"), reload=True)),
+            reload=("sh", f"{CONFIG_DIR}/reload.sh"),
             publish=(
                 Publish("http", lambda settings: settings.http_port),
                 Publish("https", lambda settings: settings.https_port),
                 # Where the program, on this machine, administers the identity provider.
                 Publish("admin", lambda settings: settings.admin_port, loopback_only=True),
             ),
+            tmpfs={ingress.RUN: 1},
             health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=3, start_period_s=10),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=128, cpus=1, pids=64),
@@ -61,6 +70,19 @@ SERVICE = ServiceSpec(
             },
             # Open websockets outlive a soft stop; nobody waits for them when the stack goes down.
             stop_grace_s=5,
+        ),
+    ),
+    jobs=(
+        # Before any file is delivered: a running front door never sees what HAProxy refuses, not even when it restarts.
+        Job(
+            name="check",
+            image=images.HAPROXY,
+            user="99:99",
+            command=("haproxy", "-c", "-f", f"{CONFIG_DIR}/haproxy.cfg"),
+            files=(*FILES, NO_VOUCHERS),
+            memory_mb=64,
+            timeout_s=60,
+            first=True,
         ),
     ),
     proofs=(

@@ -21,6 +21,7 @@ from stack.model import (
     File,
     FromSettings,
     Generated,
+    Headers,
     HealthCheck,
     Http,
     InTemplate,
@@ -212,6 +213,7 @@ SERVICE = ServiceSpec(
             access=Access.MACHINE,
             streaming=True,
             paths=(*PAGES, *MODEL_PATHS),
+            headers=Headers.nothing(),  # its pages say themselves what they need
         ),
     ),
     oidc=OidcClient(

@@ -24,6 +24,7 @@ from stack.model import (
     File,
     FromSettings,
     Generated,
+    Headers,
     HealthCheck,
     Http,
     InTemplate,
@@ -416,6 +417,8 @@ SERVICE = ServiceSpec(
             voucher="voucher",
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
             open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
+            # A credential's consent page opens in a window that tells the editor when it is done.
+            headers=Headers(coop="same-origin-allow-popups"),
         ),
     ),
     proofs=(

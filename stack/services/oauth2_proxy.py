@@ -8,6 +8,7 @@ service's traffic goes through it. One cookie for all such routes, so one login 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stack import images
@@ -23,6 +24,7 @@ from stack.model import (
     ForwardAuth,
     FromSettings,
     Generated,
+    Headers,
     HealthCheck,
     Http,
     InTemplate,
@@ -183,6 +185,8 @@ SERVICE = ServiceSpec(
             port="http",
             access=Access.PUBLIC,
             paths=("/", "/oauth2/start", CALLBACK, "/oauth2/sign_out"),
+            # Its only page is error.html, with its style in it.
+            headers=replace(Headers.nothing(), csp=f"{Headers.nothing().csp}; style-src 'unsafe-inline'"),
         ),
     ),
     proofs=(

@@ -20,6 +20,7 @@ from stack.model import (
     Encoding,
     FromSettings,
     Generated,
+    Headers,
     HealthCheck,
     Http,
     Issuer,
@@ -66,6 +67,17 @@ def _in_qdrant(spec: ServiceSpec) -> ServiceSpec:
     proofs = tuple(through if proof == KNOWLEDGE else proof for proof in spec.proofs)
     return replace(spec, containers=(replace(main, env=env),), proofs=proofs)
 
+
+# Its page starts from a script in the page, and draws pictures and code of answers. It runs Python in a worker
+# (WebAssembly), and a voice message needs the microphone. Looked at in a browser: tests/live/test_services.py.
+HEADERS = Headers(
+    csp="default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; frame-src 'self' blob: data:; "
+    "base-uri 'self'; form-action 'self'; object-src 'none'; frame-ancestors 'self'",
+    permissions="camera=(self), display-capture=(self), geolocation=(self), microphone=(self), midi=(), payment=(), "
+    "serial=(), usb=()",
+)
 
 SERVICE = ServiceSpec(
     name="open-webui",
@@ -197,7 +209,7 @@ SERVICE = ServiceSpec(
         ),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*")), seeded=True),),
-    routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True),),
+    routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True, headers=HEADERS),),
     oidc=OidcClient(
         route="chat",
         redirect_paths=("/oauth/oidc/callback",),

@@ -18,6 +18,7 @@ from stack.model import (
     File,
     FromSettings,
     Generated,
+    Headers,
     HealthCheck,
     Http,
     InTemplate,
@@ -306,7 +307,7 @@ SERVICE = ServiceSpec(
             setup="setup.sql",
         ),
     ),
-    routes=(Route(name="supabase", port="http", access=Access.MACHINE, paths=(AUTH, REST)),),
+    routes=(Route(name="supabase", port="http", access=Access.MACHINE, paths=(AUTH, REST), headers=Headers.nothing()),),
     oidc=OidcClient(route="supabase", redirect_paths=("/auth/v1/callback",), roles={"admin": "admin", "user": "*"}),
     proofs=(
         Proof(

@@ -79,6 +79,11 @@ class Browser:
             self.all(f"#{name}")[0].send_keys(text)
         self.all(press)[0].click()
 
+    def complaints(self) -> list[str]:
+        """What the browser's console says is wrong since it was last asked, without networks that changed."""
+        said = [str(line["message"]) for line in self.chrome.get_log("browser") if line["level"] == "SEVERE"]
+        return [line for line in said if "ERR_NETWORK_CHANGED" not in line]
+
     def keep(self, name: str) -> Path:
         """A picture of what is to be seen now, as an artifact."""
         file = ARTIFACTS / f"{name}.png"

@@ -231,6 +231,8 @@ def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any],
         window.open(f"{outputs.urls['chat']}/c/{memory['chat']}")
         window.shown(words=QUESTION)
         picture = window.keep("chat")
+        refused = [line for line in window.complaints() if "Refused" in line or "Policy" in line]
+        assert not refused, "what the front door tells browsers breaks no page"
     assert picture.stat().st_size > 10_000
 
 

@@ -20,6 +20,7 @@ from ops import prove
 from stack.derive import runtime
 from stack.plan import SecretKey
 from tests.live import standing, trial
+from tests.live.browser import chromium
 from tests.live.standing import Standing
 from tests.live.trial import HOSTILE, docker
 
@@ -217,6 +218,57 @@ def test_the_front_door_reloads_without_dropping_what_is_open(services: Services
         assert client.get(url).status_code == 200
     assert json.loads(docker("inspect", container))[0]["State"]["Pid"] == before
     assert "Loading success" in docker("logs", container, check=False)
+
+
+def person(services: Services, name: str, password: str) -> None:
+    """Somebody of the realm with a password."""
+    outputs = services.outputs
+    with httpx.Client(verify=ssl.create_default_context(cadata=outputs.ca_pem), timeout=120, trust_env=False) as http:
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": outputs.admin_client_id,
+            "client_secret": outputs.admin_client_secret,
+        }
+        token = http.post(f"{outputs.admin_url}/realms/master/protocol/openid-connect/token", data=form)
+        http.headers["Authorization"] = f"Bearer {token.raise_for_status().json()['access_token']}"
+        users = f"{outputs.admin_url}/admin/realms/{outputs.realm}/users"
+        for user in http.get(users, params={"username": name, "exact": "true"}).raise_for_status().json():
+            http.delete(f"{users}/{user['id']}").raise_for_status()
+        if password:
+            body = {
+                "username": name,
+                "enabled": True,
+                "email": f"{name}@kit.localhost",
+                "emailVerified": True,
+                "firstName": "P",
+                "lastName": "Q",
+                "credentials": [{"type": "password", "value": password, "temporary": False}],
+            }
+            http.post(users, json=body).raise_for_status()
+
+
+def test_the_pages_of_login_and_chat_work_with_what_browsers_are_told(services: Services, tmp_path: Path) -> None:
+    """A policy that is too tight for a page shows in the browser's console, and as a page that does not come."""
+    chat = services.outputs.urls["chat"]
+    person(services, "looker", "correct horse")
+    try:
+        with chromium(tmp_path) as window:
+            window.open(f"{chat}/")
+            window.shown("button")
+            assert not window.complaints()
+            window.open(f"{chat}/oauth/oidc/login")
+            window.shown("#username")
+            assert not window.complaints()
+            window.fill("#kc-login", username="looker", password="correct horse")
+            window.until(lambda: window.chrome.current_url.startswith(chat))
+            window.shown("#chat-input, textarea, [contenteditable=true]")
+            window.keep("chat-with-headers")
+            assert not window.complaints()
+    finally:
+        person(services, "looker", "")
+    lines = docker("logs", services.name("haproxy")).splitlines()
+    refused = [line for line in lines if line.startswith("{") and json.loads(line)["status"] == 429]
+    assert not refused, "one person with a browser is not too many"
 
 
 def test_a_broken_configuration_is_not_loaded(services: Services) -> None:
