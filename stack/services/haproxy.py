@@ -3,12 +3,19 @@
 Upstream: haproxy. Facts: docs/services/haproxy.md
 """
 
+import shlex
+from dataclasses import replace
+
 from stack import images
+from stack.certificates import CertificateSource
 from stack.derive import forward_auth, ingress
 from stack.model import (
+    CertificateProvider,
+    Choice,
     ContainerSpec,
     Derived,
     File,
+    FrontCertificate,
     HealthCheck,
     Http,
     LeafCertificates,
@@ -24,6 +31,28 @@ from stack.model import (
     Zone,
 )
 
+
+def _brought(service: ServiceSpec) -> ServiceSpec:
+    """The certificate that the operator brings, taken over without a restart when it is another one."""
+    main, *others = service.containers
+    file = File(name=ingress.BROUGHT, source=Template((FrontCertificate(),)), reload=True)
+    return replace(service, containers=(replace(main, files=(*main.files, file)), *others))
+
+
+def _signed(service: ServiceSpec) -> ServiceSpec:
+    """The certificate that an authority outside signs: who has it signed says nothing, so the file is watched."""
+    main, *others = service.containers
+    live = f"{ingress.SIGNED}/{CertificateProvider.LIVE}"
+    watched = replace(
+        main,
+        certificates=ingress.SIGNED,
+        command=("sh", "/run/kit/watch.sh", live, shlex.join(main.reload), *main.command),
+        files=(*main.files, File(name="watch.sh", source=Static("watch.sh"))),
+        tmpfs={**main.tmpfs, "/tmp": 1},
+    )
+    return replace(service, containers=(watched, *others))
+
+
 SERVICE = ServiceSpec(
     name="haproxy",
     summary="The front door: TLS and routes",
@@ -38,12 +67,14 @@ SERVICE = ServiceSpec(
                 Port("https", ingress.HTTPS_PORT),
                 Port("admin", ingress.ADMIN_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
+                Port("certificate", ingress.CERTIFICATE_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(
                 File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
                 File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
                 File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True),
+                File(name=ingress.METRIC_SCRIPT, source=Static(ingress.METRIC_SCRIPT), reload=True),
                 File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
             ),
             reload=("sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"),
@@ -63,8 +94,20 @@ SERVICE = ServiceSpec(
             stop_grace_s=5,
         ),
     ),
+    choices=(
+        Choice(
+            key="certificates",
+            read=lambda settings: settings.certificates,
+            options={
+                CertificateSource.OWN_CA: lambda service: service,
+                CertificateSource.FILES: _brought,
+                CertificateSource.ACME: _signed,
+            },
+        ),
+    ),
     proofs=(
         Proof("certificates verify and plain HTTP leads to TLS", "stack.proofs.haproxy:tls"),
+        Proof("the certificate lasts", "stack.proofs.haproxy:lasts"),
         Proof("only the front door answers", "stack.proofs.haproxy:closed"),
     ),
 )
