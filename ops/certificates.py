@@ -10,8 +10,8 @@ from typing import Any, cast
 from ops.frontdoor import address_of
 from ops.session import Session
 from stack import certificates
-from stack.certificates import ALERT_DAYS, CertificateSource
-from stack.model import Role
+from stack.certificates import ALERT_DAYS
+from stack.model import CertificateSource, Role
 from stack.plan import Plan
 from stack.proofs.presented import presented
 

@@ -61,6 +61,7 @@ def _plan(services: tuple[ServiceSpec, ...]) -> Plan:
         stack=STACK,
         target=Target.GPU,
         profiles=tuple(catalog.profiles(services)),
+        services=tuple(spec.name for spec in services if spec.certificate_provider),  # needed by a choice alone
         provided_secrets=catalog.provided_keys(services),
         memory_mb=2**20,
         disk_gb=2**12,

@@ -35,8 +35,7 @@ from ops.progress import Progress, duration
 from ops.pulumirun import Pulumi
 from ops.session import Session
 from ops.stackstate import write_atomically
-from stack.certificates import CertificateSource
-from stack.model import Role, SpecError
+from stack.model import CertificateSource, Role, SpecError
 from stack.plan import Plan
 
 

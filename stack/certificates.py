@@ -13,32 +13,16 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stack import x509
-from stack.model import Problem
+from stack.model import CertificateSource, Challenge, Problem
 from stack.words import listed
 
 if TYPE_CHECKING:
     from stack.plan import Plan
     from stack.settings import Settings
-
-
-class CertificateSource(StrEnum):
-    """Who signs what the front door shows outside."""
-
-    OWN_CA = "own-ca"
-    ACME = "acme"
-    FILES = "files"
-
-
-class Challenge(StrEnum):
-    """How an ACME server is shown that a name is ours (RFC 8555, section 8)."""
-
-    HTTP_01 = "http-01"
-    DNS_01 = "dns-01"
 
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"

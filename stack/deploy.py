@@ -43,11 +43,10 @@ from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
 from stack import certificates, outputs, rotation, settings
-from stack.certificates import CertificateSource
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, FrontPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Provided, Role, Signed, SpecError
+from stack.model import CertificateSource, Generated, IdentityProvider, Provided, Role, Signed, SpecError
 from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, LoginTheme, SecondFactor

@@ -160,6 +160,21 @@ class ImageSource(StrEnum):
     AIRGAP = "airgap"
 
 
+class CertificateSource(StrEnum):
+    """Who signs what the front door shows outside."""
+
+    OWN_CA = "own-ca"
+    ACME = "acme"
+    FILES = "files"
+
+
+class Challenge(StrEnum):
+    """How an ACME server is shown that a name is ours (RFC 8555, section 8)."""
+
+    HTTP_01 = "http-01"
+    DNS_01 = "dns-01"
+
+
 # How the image of a stand-in is named, and nothing else: a small server of ours that speaks what we use of a real one
 # that no package registry has. airgap/images names them so, and whatever people read finds them by it.
 STANDIN = "standin-"

@@ -20,8 +20,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
 from stack import people as persons
-from stack.certificates import LETS_ENCRYPT, CertificateSource, Challenge
-from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, SpecError, Target
+from stack.certificates import LETS_ENCRYPT
+from stack.model import (
+    EVERY_PAGE_SIZE,
+    CertificateSource,
+    Challenge,
+    ImageLock,
+    ImageSource,
+    Problem,
+    SpecError,
+    Target,
+)
 from stack.realm import (
     LANGUAGES,
     ExternalProvider,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from stack import certificates
-from stack.certificates import Challenge
 from stack.derive.values import endpoint
-from stack.model import Role
+from stack.model import Challenge, Role
 from stack.plan import Plan
 
 

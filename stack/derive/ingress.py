@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stack import certificates
-from stack.certificates import CertificateSource
 from stack.derive import forward_auth
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.derive.values import endpoint, route_named
-from stack.model import CONFIG_DIR, CertificateProvider, Http, Role, Route
+from stack.model import CONFIG_DIR, CertificateProvider, CertificateSource, Http, Role, Route
 from stack.plan import Plan, PlannedService
 from stack.settings import FRONT_PORT
 

@@ -7,10 +7,10 @@ import shlex
 from dataclasses import replace
 
 from stack import images
-from stack.certificates import CertificateSource
 from stack.derive import forward_auth, ingress
 from stack.model import (
     CertificateProvider,
+    CertificateSource,
     Choice,
     ContainerSpec,
     Derived,

@@ -6,12 +6,12 @@ Upstream: goacme/lego. Facts: docs/certificates.md
 from dataclasses import replace
 
 from stack import images
-from stack.certificates import Challenge
 from stack.derive import acme
 from stack.model import (
     AsFile,
     BackupSet,
     CertificateProvider,
+    Challenge,
     Choice,
     Command,
     ContainerSpec,
@@ -21,6 +21,7 @@ from stack.model import (
     LeafCertificates,
     Mount,
     Port,
+    Proof,
     Provided,
     ResourceLimits,
     Role,
@@ -75,6 +76,7 @@ SERVICE = ServiceSpec(
     # Readable by the group, and the account and what was signed in folders that are not.
     volumes=(Volume("data", BackupSet.files(), mode="0750"),),
     certificate_provider=CertificateProvider(port="challenge", volume="data"),
+    proofs=(Proof("an authority outside has signed the certificate", "stack.proofs.lego:signed"),),
     choices=(
         Choice(
             key="acmeChallenge",

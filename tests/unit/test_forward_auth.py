@@ -50,12 +50,12 @@ def test_left_out_its_routes_stay_shut() -> None:
     plan = planned(profiles=("discovery",), without=(PROVIDER.name,))
     assert plan.provider(Role.FORWARD_AUTH) is None
     text = ingress.config(plan)
-    assert "This address needs a login" in text and "lua" not in text
+    assert "This address needs a login" in text and "login.lua" not in text
 
 
 def test_nothing_of_it_where_nothing_needs_it() -> None:
     text = ingress.config(planned())
-    assert "lua" not in text and "frontend login" not in text and "txn.login" not in text
+    assert "login.lua" not in text and "frontend login" not in text and "txn.login" not in text
 
 
 def test_no_service_is_named_outside_of_its_file() -> None:

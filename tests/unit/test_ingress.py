@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stack.catalog import discover
 from stack.derive import ingress, queue, runtime
 from stack.derive.haproxy import quoted
-from stack.model import Access, Http, Port, Role, ServiceSpec, Target
+from stack.model import Access, CertificateSource, Http, Port, Role, ServiceSpec, Target
 from stack.plan import Plan, build
 from stack.settings import Settings
 from stack.targets import profile
@@ -160,7 +160,7 @@ def without_login(services: tuple[ServiceSpec, ...]) -> tuple[ServiceSpec, ...]:
 def test_a_route_whose_login_nobody_offers_stays_shut(access: Access) -> None:
     text = ingress.config(planned(*without_login(with_route("open-webui", access=access))))
     assert "deny_status 403 content-type text/plain string 'This address needs a login" in text
-    assert "lua" not in text and "txn.login" not in text
+    assert "login.lua" not in text and "txn.login" not in text
 
 
 def test_what_needs_no_login_is_spared_by_whole_folders_as_they_are_written() -> None:
@@ -226,9 +226,9 @@ def test_streams_are_not_cut_short() -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"http_port": 80, "https_port": 443, "domain": "home.example"}, True),
-        ({"http_port": 80, "https_port": 443}, False),  # kit.localhost
-        ({"http_port": 8080, "https_port": 8443, "domain": "home.example"}, False),
+        ({"http_port": 80, "https_port": 443, "certificates": CertificateSource.ACME}, True),
+        ({"http_port": 80, "https_port": 443}, False),  # the stack's own CA
+        ({"http_port": 8080, "https_port": 8443, "certificates": CertificateSource.ACME}, False),
     ],
 )
 def test_hsts_only_where_a_browser_would_find_the_port(settings: dict[str, object], expected: bool) -> None:
