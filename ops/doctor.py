@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from ops import console
+from ops.certificates import Shown, mending
 from ops.console import KitError
 from ops.imagelock import Gone
 from ops.planview import used_images
@@ -118,6 +119,7 @@ class Facts:
     foreign: str = ""
     lost_volumes: tuple[str, ...] = ()
     locks_gone: tuple[Gone, ...] = ()
+    certificate: Shown | None = None  # None: nothing answers, as before the first `up`
     gpu: GpuFacts | None = None  # None: another machine's, or not needed
 
 
@@ -146,12 +148,23 @@ def _all(facts: Facts, plan: Plan | None, stack: str) -> Iterator[Check]:
         yield from _disk(facts, plan)
         yield from _ports(facts, plan)
         yield from _names(facts, plan)
+        yield from _certificate(facts, plan)
     yield from _state_disk(facts)
     yield _clock(facts)
     yield from _page_size(facts, plan)
     yield from _toolchain(facts)
     yield from _state(facts, stack)
     yield _images(facts)
+
+
+def _certificate(facts: Facts, plan: Plan) -> Iterator[Check]:
+    """Never more than a warning: `up`, which refuses what fails here, is what mends it."""
+    if facts.certificate is None:
+        return
+    if facts.certificate.short:
+        yield _warn("certificate", facts.certificate.sentence(), mending(plan))
+    else:
+        yield _ok("certificate", facts.certificate.sentence())
 
 
 def _ok(name: str, what: str) -> Check:

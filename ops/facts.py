@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ops import imagelock, pulumirun, source, subnets
+from ops.certificates import shown
 from ops.console import KitError
 from ops.doctor import EngineFacts, Facts, GpuFacts, Passphrase, PortUse
 from ops.engine import EngineError
@@ -66,6 +67,7 @@ def gather(session: Session, plan: Plan | None, *, ask_registries: bool = True) 
             outside_s=registries.result()[1],
             written_s=_written(session),
             locks_gone=_gone(session, plan) if found else (),
+            certificate=shown(plan) if plan else None,
             gpu=gpu_facts() if plan and plan.host.gpu and not remote else None,
             **facts_of_state,
             **(_damage(session) if found else {}),

@@ -65,7 +65,7 @@ class Door(httpx.BaseTransport):
 
 
 def trust(ca_pem: str) -> ssl.SSLContext:
-    """TLS that believes the stack's CA and nobody else."""
+    """TLS that believes these authorities, the stack's own CA among them, and nobody else."""
     return ssl.create_default_context(cadata=ca_pem)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from ops import frontdoor
+from stack import certificates
 from stack.outputs import StackOutputs
 from stack.plan import Plan
 from stack.proofs.context import Person, ProofError
@@ -203,7 +204,8 @@ class Administration:
 @contextmanager
 def administration(plan: Plan, outputs: StackOutputs) -> Iterator[Administration]:
     """The administration of a stack that is up."""
-    with frontdoor.browser(plan.settings.domain, frontdoor.address_of(plan), outputs.ca_pem) as client:
+    trusted = certificates.trusted_outside(plan.settings, outputs.ca_pem)
+    with frontdoor.browser(plan.settings.domain, frontdoor.address_of(plan), trusted) as client:
         yield Administration(client, administered_at(outputs), outputs)
 
 

@@ -15,6 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     """0; a SpecError with every problem where there is no plan."""
     session = Session(arguments.stack)
     plan = session.plan()
+    session.check_certificates(plan)
     measured = planview.footprints(session.root, plan.host.target)
     if arguments.json:
         console.say(json.dumps(planview.as_json(plan, measured), indent=2))

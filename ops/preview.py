@@ -14,6 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Pulumi's own exit code."""
     session = Session(arguments.stack)
     plan = session.plan()  # its problems first, all at once
+    session.check_certificates(plan)
     pulumi: Pulumi = session.ready_pulumi()
     clear_stale_locks(session.state)
     if text := planview.retired(plan):

@@ -17,6 +17,7 @@ from ops import frontdoor
 from ops.engine import DockerApi, EngineError
 from ops.identity import Administration, administered_at
 from ops.progress import Progress, Step
+from stack import certificates
 from stack.model import Role
 from stack.outputs import StackOutputs
 from stack.people import THROW_AWAY
@@ -237,7 +238,11 @@ class _Run:
             client.close()
 
     def stranger(self) -> httpx.Client:
-        client = frontdoor.browser(self.plan.settings.domain, self.address, self.outputs.ca_pem)
+        client = frontdoor.browser(
+            self.plan.settings.domain,
+            self.address,
+            certificates.trusted_outside(self.plan.settings, self.outputs.ca_pem),
+        )
         self._browsers.append(client)
         return client
 

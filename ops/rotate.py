@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ops import console, generations, passphrase, stackfile, toolchain, up
+from ops import certificates, console, generations, passphrase, stackfile, toolchain, up
 from ops.cli import DEFAULT_STACK, check_stack
 from ops.console import KitError
 from ops.generations import Held
@@ -75,6 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = due(found) if arguments.due else named(found, name)
     if not arguments.due:
         check_authorities(plan, name)
+    if arguments.due and not chosen and certificates.renewed(session, plan):
+        console.note(f"{plan.settings.certificate_chain} was renewed: it is taken over")
+        return up.run(again)
     if not chosen:
         console.say("nothing is due")
         return 0

@@ -10,7 +10,7 @@ from stack import plan as planning
 from stack.automation import templates
 from stack.derive import runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime, Text
-from stack.derive.values import LeafPiece, SecretPiece
+from stack.derive.values import FrontPiece, LeafPiece, SecretPiece
 from stack.model import CONFIG_DIR, Generated, Provided, ServiceSpec, Signed, Target
 from stack.plan import Plan, PlannedSecret, SecretKey, docker_prefix
 from stack.settings import Settings
@@ -61,6 +61,7 @@ def _plan(services: tuple[ServiceSpec, ...]) -> Plan:
         stack=STACK,
         target=Target.GPU,
         profiles=tuple(catalog.profiles(services)),
+        services=tuple(spec.name for spec in services if spec.certificate_provider),  # needed by a choice alone
         provided_secrets=catalog.provided_keys(services),
         memory_mb=2**20,
         disk_gb=2**12,
@@ -92,7 +93,7 @@ def read_by(built: Runtime) -> dict[SecretKey | None, list[str]]:
         name = step.name.removeprefix(docker_prefix(STACK))
         for text, how in _texts(step):
             for piece in text:
-                if isinstance(piece, SecretPiece | LeafPiece):
+                if isinstance(piece, SecretPiece | LeafPiece | FrontPiece):
                     ways = found.setdefault(piece.key if isinstance(piece, SecretPiece) else None, [])
                     if (way := f"{name}: {how}") not in ways:
                         ways.append(way)

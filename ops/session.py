@@ -19,11 +19,12 @@ from ops.planview import load_plan, used_images
 from ops.pulumirun import Pulumi
 from ops.stackstate import SALT, Choices, Document, StackState, config_value, merge
 from ops.toolchain import Toolchain
-from stack import catalog, lock, rotation
+from stack import catalog, certificates, lock, rotation
 from stack.derive.models import TINY_CHAT, TINY_EMBEDDING
 from stack.model import ImageLock, ImagePin, Problem, SpecError
 from stack.plan import Plan, docker_prefix
 from stack.planning.kept import kept, unclaimed
+from stack.settings import stack_file
 
 
 class Session:
@@ -186,7 +187,16 @@ class Session:
         deployment = self.recorded.deployment
         self.numbers = generations.numbers(plan, deployment)
         plan = replace(plan, held=self.numbers)
-        return plan, generations.overtaken(self.state, plan) or generations.backwards(plan, deployment)
+        wrong = generations.overtaken(self.state, plan) or generations.backwards(plan, deployment)
+        return plan, (*wrong, *certificates.problems(plan, self.root))
+
+    def check_certificates(self, plan: Plan) -> None:
+        """SpecError when what the operator brings for the front door cannot be used.
+
+        Apart from the plan: a stack whose certificate has ended can still be looked at, and taken down.
+        """
+        if found := certificates.problems(plan, self.root):
+            raise SpecError(f"{stack_file(self.stack)} cannot be planned", found)
 
     # ------------------------------------------------------------------------------------- engine and Pulumi
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from ops import authority, console, planview
+from ops import authority, certificates, console, planview
 from ops.console import KitError
 from ops.enginestate import JOB_KIND, KIND_LABEL, EngineState, RunningContainer, look
 from ops.session import Session
@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     services = [c for c in engine.containers if c.labels.get(KIND_LABEL) != JOB_KIND]
     found = rows(plan, engine, memory_of(session, services))
     fine = bool(found) and all(row.fine for row in found)
+    front = certificates.shown(plan)
     if arguments.json:
         document = {
             "stack": session.stack,
@@ -136,6 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
             "emulated": plan.host.emulated,
             "containers": [asdict(row) for row in found],
             "data_volumes": engine.data_volumes,
+            "certificate": {"days": round(front.days, 1), "ends": front.ends.isoformat(), "signed_by": front.signed_by}
+            if front
+            else None,
         }
         console.say(json.dumps(document, indent=2))
         return 0 if fine else NOT_HEALTHY
@@ -150,6 +154,11 @@ def run(arguments: argparse.Namespace) -> int:
         console.warn(text)
     for line in authority.overlap(session, plan):
         console.note(line)
+    noted, warned = certificates.lines(plan, front)
+    for line in noted:
+        console.note(line)
+    for line in warned:
+        console.warn(line)
     for extra in leftovers(plan, engine):
         console.warn(f"{extra} is no longer planned: ./kit up{name} removes it")
     if not fine:

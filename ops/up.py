@@ -35,7 +35,7 @@ from ops.progress import Progress, duration
 from ops.pulumirun import Pulumi
 from ops.session import Session
 from ops.stackstate import write_atomically
-from stack.model import Role, SpecError
+from stack.model import CertificateSource, Role, SpecError
 from stack.plan import Plan
 
 
@@ -303,16 +303,15 @@ def closing(
     head = {True: "is up and proven", False: "is up, but not everything works", None: "is up"}[proven]
     if found := plan.standins():
         head += f", with {', '.join(found)} in place of the real thing"
+    trust = [f"  trust       import {ca} as an authority in your browser"]
+    if plan.settings.certificates is not CertificateSource.OWN_CA:
+        trust = []
     login = f"  log in      as {outputs.get('adminUser', 'admin-user')}; the password: ./kit status{name} --show-login"
     return [
         f"stack {session.stack} {head} ({duration(seconds)})",
         *(["", *(f"  {line}" for line in console.table(urls))] if urls else []),
         "",
-        *(
-            [login, *first_passwords(plan), f"  trust       import {ca} as an authority in your browser"]
-            if plan.provider(Role.IDENTITY)
-            else []
-        ),
+        *([login, *first_passwords(plan), *trust] if plan.provider(Role.IDENTITY) else []),
         *(f"  {line}" for line in authority.overlap(session, plan)),
         f"  stop        ./kit down{name}   (data, users and passwords stay)",
     ]

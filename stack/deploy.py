@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pulumi
@@ -41,16 +42,17 @@ from components.reload import Reload, ReloadArgs
 from components.secret import DigestKey, GeneratedSecret, SecretArgs
 from components.service import Limits, Probe, PublishedPort, Service, ServiceArgs
 from components.volume import DataVolume, VolumeArgs
-from stack import outputs, rotation, settings
+from stack import certificates, outputs, rotation, settings
 from stack.derive import encode, oidc, runtime
 from stack.derive.runtime import ContainerPlan, JobPlan, Runtime
-from stack.derive.values import CaPiece, SecretPiece, Text, issuer_url
-from stack.model import Generated, IdentityProvider, Provided, Role, Signed, SpecError
+from stack.derive.values import CaPiece, FrontPiece, SecretPiece, Text, issuer_url
+from stack.model import CertificateSource, Generated, IdentityProvider, Provided, Role, Signed, SpecError
 from stack.people import ADMIN_USER
 from stack.plan import Plan, PlannedSecret, PlannedService, SecretKey
 from stack.realm import ADMIN_GROUP, EVERYBODY_GROUP, MAIL_PASSWORD_KEY, LoginTheme, SecondFactor
 
 GENERATIONS = "generations"  # the output: secrets that the state has, "owner/name" -> generation
+FRONT = "frontCertificate"  # the output: which of the operator's chains was delivered (certificates.fingerprint)
 ATTEMPTS = 20  # to read the state, a tenth of a second apart
 BEFORE = "generationsBefore"  # the output: the generation before, where it is not the number below
 
@@ -68,7 +70,11 @@ def deploy(plan: Plan) -> None:
         found = (*rotation.backwards(before, now), *rotation.too_early(before, now), *rotation.lost(before, now))
         if found:
             raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", found)
+    if wrong := certificates.problems(plan, Path(__file__).resolve().parent.parent):
+        raise SpecError(f"{settings.stack_file(plan.stack)} cannot be deployed", wrong)
     Deployment(plan, runtime.build(plan)).run()
+    if plan.settings.certificates is CertificateSource.FILES and not plan.settings.down:
+        pulumi.export(FRONT, certificates.fingerprint(plan.settings))
     lasting = {str(each.key) for each in plan.secrets if isinstance(each.source, Generated)}
     lasting |= {str(each.key) for each in plan.certificates}
     pulumi.export(GENERATIONS, {name: number for name, number in now.items() if name in lasting})
@@ -411,6 +417,8 @@ class Deployment:
                 return value.apply(lambda value: encode.encode(value, encoding))
             case CaPiece():
                 return self.trusted
+            case FrontPiece():
+                return Output.secret(certificates.read(self.plan.settings).pem)
             case _:
                 return self.leaf.pem
 

@@ -82,6 +82,17 @@ KEYCLOAK = ImagePin(
     pinned="2026-11-21",
 )
 
+# renovate: datasource=docker depName=goacme/lego
+LEGO = ImagePin(
+    name="lego",
+    repository="docker.io/goacme/lego",
+    tag="v4.35.2",
+    arches=BOTH,
+    programs=frozenset({"/lego", "nc", "sh", "wget"}),
+    size_mb=120,
+    pinned="2026-11-22",
+)
+
 # Versions 1.82.7 and 1.82.8 of its package stole credentials: a digest must be that of the release.
 # renovate: datasource=docker depName=ghcr.io/berriai/litellm
 LITELLM = ImagePin(

@@ -144,6 +144,7 @@ class Role(StrEnum):
     DATABASE = "database"
     MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
     FORWARD_AUTH = "forward-auth"  # logs people in for routes whose service cannot; without it they stay shut
+    CERTIFICATES = "certificates"  # has the front door's certificates signed by an authority outside
     LOGINS = (
         "logins"  # makes database logins that end by themselves, for services that can follow them (Database.leased)
     )
@@ -157,6 +158,21 @@ class ImageSource(StrEnum):
 
     REGISTRY = "registry"
     AIRGAP = "airgap"
+
+
+class CertificateSource(StrEnum):
+    """Who signs what the front door shows outside."""
+
+    OWN_CA = "own-ca"
+    ACME = "acme"
+    FILES = "files"
+
+
+class Challenge(StrEnum):
+    """How an ACME server is shown that a name is ours (RFC 8555, section 8)."""
+
+    HTTP_01 = "http-01"
+    DNS_01 = "dns-01"
 
 
 # How the image of a stand-in is named, and nothing else: a small server of ours that speaks what we use of a real one
@@ -368,6 +384,11 @@ class LeafCertificates:
     """The private key and certificate chain for every host name of the stack, one PEM: secret."""
 
 
+@dataclass(frozen=True)
+class FrontCertificate:
+    """The private key and chain that the operator brings for those who come from outside, one PEM: secret."""
+
+
 Value = (
     str
     | OwnUrl
@@ -385,6 +406,7 @@ Value = (
     | ByTarget
     | CaCertificate
     | LeafCertificates
+    | FrontCertificate
 )
 
 
@@ -667,9 +689,10 @@ class ContainerSpec:
     """A long-running container. `user` is uid:gid. `entrypoint`/`command` are the image's own when left empty.
 
     trust_ca: SSL_CERT_FILE and REQUESTS_CA_BUNDLE point at the system's CAs and the stack's. after: containers of the
-    same service that are healthy first. way_out: why a container in the data zone is in the egress zone as well, an
-    exception. replicas: so many of the same run, <name>-1 and on, each with its ports numbered likewise; among
-    containers with replicas, a Ref of the one numbered n goes to the port of the one numbered n
+    same service that are healthy first. certificates: where it finds, read-only, the volume of whoever has
+    Role.CERTIFICATES, which it needs then, "" for not at all. way_out: why a container in the data zone is in the
+    egress zone as well, an exception. replicas: so many of the same run, <name>-1 and on, each with its ports numbered
+    likewise; among containers with replicas, a Ref of the one numbered n goes to the port of the one numbered n
     (planning/replicas.py).
     """
 
@@ -694,6 +717,7 @@ class ContainerSpec:
     reload: tuple[str, ...] = ()
     wait_s: int = 300
     after: tuple[str, ...] = ()
+    certificates: str = ""
     way_out: str = ""
     replicas: Callable[[Settings], int] | None = None
 
@@ -945,6 +969,23 @@ class LoginProvider:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CertificateProvider:
+    """How whoever has Role.CERTIFICATES hands them over, and how an authority's question reaches it.
+
+    LIVE in `volume` is the PEM that is to be shown outside, key first: replaced at once, readable by the GROUP that
+    every ingress runs in, and there before anybody needs it. What is asked below CHALLENGE of any name of the stack,
+    over plain HTTP, is for `port`.
+    """
+
+    GROUP: ClassVar[int] = 99
+    LIVE: ClassVar[str] = "live.pem"
+    CHALLENGE: ClassVar[str] = "/.well-known/acme-challenge/"  # RFC 8555, section 8.3
+
+    port: str
+    volume: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdentityProvider:
     """How whoever has Role.IDENTITY is administered.
 
@@ -1039,6 +1080,7 @@ class ServiceSpec:
     databases: tuple[Database, ...] = ()
     database_provider: DatabaseProvider | None = None
     login_provider: LoginProvider | None = None
+    certificate_provider: CertificateProvider | None = None
     identity_provider: IdentityProvider | None = None
     forward_auth: ForwardAuth | None = None
     routes: tuple[Route, ...] = ()

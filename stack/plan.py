@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from stack import rotation
+from stack import certificates, rotation
 from stack.model import (
     ContainerSpec,
     Database,
@@ -221,6 +221,11 @@ class Plan:
                 )
             )  # fmt: skip
         return tuple(found)
+
+    @property
+    def public_chain(self) -> bool:
+        """Whether everybody outside trusts the front door's certificate by itself: what HSTS may rely on."""
+        return certificates.public_chain(self.settings)
 
     @property
     def authorities(self) -> tuple[int, int]:

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stack import lock
 from stack import people as persons
-from stack.model import EVERY_PAGE_SIZE, ImageLock, ImageSource, Problem, RateClass, SpecError, Target
+from stack.certificates import LETS_ENCRYPT
+from stack.model import (
+    EVERY_PAGE_SIZE,
+    CertificateSource,
+    Challenge,
+    ImageLock,
+    ImageSource,
+    Problem,
+    RateClass,
+    SpecError,
+    Target,
+)
 from stack.realm import (
     LANGUAGES,
     ExternalProvider,
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
     import pulumi
 
 PROJECT = "ai-kit"
+FRONT_PORT = 10443  # where the published port for HTTPS arrives inside the front door
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,14 @@ class Settings:
     http_port: int = 8080
     https_port: int = 8443
     admin_port: int = 8444
+    certificates: CertificateSource = CertificateSource.OWN_CA
+    certificate_chain: str = ""
+    certificate_key: str = ""
+    certificate_roots: str = ""
+    acme_directory: str = LETS_ENCRYPT
+    acme_challenge: Challenge = Challenge.HTTP_01
+    acme_dns: str = ""
+    acme_dns_wait: int | None = None
     paths: Mapping[str, str] = field(default_factory=dict[str, str])
     rate_classes: Mapping[str, RateClass] = field(default_factory=dict[str, RateClass])
     sticky: tuple[str, ...] = ()
@@ -223,6 +243,13 @@ def _address(value: str) -> str:
     return value
 
 
+def _file(value: str) -> str:
+    """A path by itself: what lies there is looked at when it is needed (stack/certificates.py)."""
+    if not re.fullmatch(r"/[^\x00-\x1f]+", value):
+        raise UnfitError("is no whole path: begin with /, such as /etc/ssl/private/home.key")
+    return value
+
+
 def _timezone(value: str) -> str:
     # This machine may know fewer zones than the images, or none: then the form has to do.
     known = zoneinfo.available_timezones()
@@ -362,6 +389,26 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="http_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="https_port", kind=Kind.INTEGER, check=_PORT),
             Key(field="admin_port", kind=Kind.INTEGER, check=_PORT),
+            Key(field="certificates", kind=Kind.STRING, check=_one_of(CertificateSource, "source of certificates")),
+            Key(field="certificate_chain", kind=Kind.STRING, check=_file, unset=""),
+            Key(field="certificate_key", kind=Kind.STRING, check=_file, unset=""),
+            Key(field="certificate_roots", kind=Kind.STRING, check=_file, unset=""),
+            Key(
+                field="acme_directory",
+                kind=Kind.STRING,
+                check=_matching(
+                    r"https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?", f"HTTPS URL, such as {LETS_ENCRYPT}"
+                ),
+            ),
+            Key(field="acme_challenge", kind=Kind.STRING, check=_one_of(Challenge, "challenge")),
+            Key(
+                field="acme_dns",
+                kind=Kind.STRING,
+                # Which there are, and what each wants to know: https://go-acme.github.io/lego/dns/
+                check=_matching(r"[a-z][a-z0-9-]{0,30}", "DNS provider of lego, such as cloudflare"),
+                unset="",
+            ),
+            Key(field="acme_dns_wait", kind=Kind.INTEGER, check=_between(1, 3600, "seconds"), unset=0),
             Key(field="paths", kind=Kind.ARRAY, check=_path),
             Key(field="rate_classes", kind=Kind.ARRAY, check=_rate_class),
             Key(field="sticky", kind=Kind.ARRAY, check=_ROUTE),
@@ -683,11 +730,48 @@ def _together(values: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem(where=f"retired[{index}]", what=shown(name), fix=fix))
     problems += _paths(values.get("paths", {}))
     problems += _aliases(values.get("model_aliases", {}), values.get("models", ()))
+    problems += _certificates(values)
     problems += _sessions(values)
     problems += _mail(values)
     mail = values.get("admin_email", default_of(KEYS["adminEmail"]))
     problems += persons.together(values.get("people", ()), values.get("groups", ()), mail)
     return problems
+
+
+def _certificates(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a source of certificates needs is there, and what only another one reads is not."""
+    source = values.get("certificates", CertificateSource.OWN_CA)
+    if source is CertificateSource.FILES:
+        for name in ("certificateChain", "certificateKey"):
+            if not values.get(KEYS[name].field):
+                fix = "say where it lies, outside the clone: /etc/ssl/private/home.pem"
+                yield Problem(where=name, what="is not set", fix=fix)
+    if source is CertificateSource.ACME and values.get("acme_challenge") is Challenge.DNS_01:
+        if not values.get("acme_dns"):
+            fix = "say who serves your names, as lego calls them: https://go-acme.github.io/lego/dns/"
+            yield Problem(where="acmeDns", what="is not set", fix=fix)
+    else:
+        for name in ("acmeDns", "acmeDnsWait"):
+            if source is CertificateSource.ACME and values.get(KEYS[name].field):
+                fix = "nobody reads it with acmeChallenge: http-01. Take it out, or write acmeChallenge: dns-01"
+                yield Problem(where=name, what=shown(str(values[KEYS[name].field])), fix=fix)
+    read_by = {
+        "certificate_chain": (CertificateSource.FILES,),
+        "certificate_key": (CertificateSource.FILES,),
+        "certificate_roots": (CertificateSource.FILES, CertificateSource.ACME),
+        "acme_directory": (CertificateSource.ACME,),
+        "acme_challenge": (CertificateSource.ACME,),
+        "acme_dns": (CertificateSource.ACME,),
+        "acme_dns_wait": (CertificateSource.ACME,),
+    }
+    for key in KEYS.values():
+        wanted = read_by.get(key.field)
+        if wanted and source not in wanted and values.get(key.field, default_of(key)) not in (default_of(key), None):
+            fix = f"nobody reads it with certificates: {source}. Take it out, or write certificates: {wanted[-1]}"
+            yield Problem(where=key.name, what=shown(str(values[key.field])), fix=fix)
+    if source is not CertificateSource.OWN_CA and values.get("https_port") == FRONT_PORT:
+        fix = f"choose another: at {FRONT_PORT} the front door cannot tell who comes from outside"
+        yield Problem(where="httpsPort", what=str(FRONT_PORT), fix=fix)
 
 
 def _paths(paths: Mapping[str, str]) -> Iterator[Problem]:

@@ -41,12 +41,7 @@ def hsts(plan: Plan) -> bool:
     every browser trusts the chain, for there is no way past a warning then, and a stack's own CA is not in all of them.
     """
     usual = (plan.settings.http_port, plan.settings.https_port) == (80, 443)
-    return usual and public_chain(plan) and not plan.settings.domain.endswith("localhost")
-
-
-def public_chain(plan: Plan) -> bool:
-    """Whether the certificates are from an authority that browsers trust by themselves: the stack's own CA is none."""
-    return bool(getattr(plan, "public_chain", False))
+    return usual and plan.public_chain and not plan.settings.domain.endswith("localhost")
 
 
 def rules(plan: Plan) -> Iterator[str]:

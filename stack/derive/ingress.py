@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from stack import certificates
 from stack.derive import forward_auth, headers, rates
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.derive.values import endpoint, managed_name, route_named
-from stack.model import CONFIG_DIR, Http, Role, Route
+from stack.model import CONFIG_DIR, CertificateProvider, CertificateSource, Http, Role, Route
 from stack.plan import Plan, PlannedContainer, PlannedService
+from stack.settings import FRONT_PORT
 
 __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
 
 # Inside the container. Published as the settings say; nobody else listens at these.
 HTTP_PORT = 10080
-HTTPS_PORT = 10443
+HTTPS_PORT = FRONT_PORT
 ADMIN_PORT = 10444
 FIGURES_PORT = 10410
 
@@ -32,8 +34,13 @@ STATE_SCRIPT = "state.lua"
 
 # The address that the worker before had for it, until Docker's DNS has answered. After a start there was none.
 _SERVER = SERVER_DEFAULTS.replace("init-addr none", "init-addr last,none")
+CERTIFICATE_PORT = 10407  # says when the certificate that is shown outside ends, to who collects metrics
 
-CERTIFICATES = f"{CONFIG_DIR}/certs/"
+CERTIFICATES = f"{CONFIG_DIR}/certs/"  # of the stack's CA: for containers, and for the program on this machine
+BROUGHT = "front/front.pem"  # the operator's, among the delivered files
+SIGNED = "/run/certificates"  # the volume of whoever has it signed by an authority outside
+METRIC_SCRIPT = "front.lua"
+METRICS_PATH = "/metrics"
 
 # Mozilla's intermediate: TLS 1.2 with forward secrecy, and 1.3.
 CIPHERS = (
@@ -92,6 +99,7 @@ def config(plan: Plan) -> str:
             # Every rule of every route comes before the first choice.
             _public(plan, [*_at_paths(plan), *names, _common(plan), *fronts, *choices]),
             *_admin(plan),
+            *_certificate(plan),
             *_login(plan),
             _figures(plan),
             _connections(),
@@ -99,6 +107,12 @@ def config(plan: Plan) -> str:
             *backends,
         )
     )
+
+
+def to_check(plan: Plan) -> str:
+    """The same for a look at it before it is delivered: what an authority outside signs is in a volume, and for the
+    first time there only when the front door is to start."""
+    return config(plan).replace(f"crt {SIGNED}/{CertificateProvider.LIVE}", f"crt {CERTIFICATES}")
 
 
 def _global(plan: Plan) -> str:
@@ -119,7 +133,8 @@ global
     ssl-default-bind-curves X25519:prime256v1:secp384r1
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites {CIPHERSUITES}
-{forward_auth.load(plan)}
+{forward_auth.load(plan)}    lua-load {CONFIG_DIR}/{METRIC_SCRIPT}
+
 defaults
     mode http
     log stdout format raw local0 info
@@ -157,20 +172,73 @@ _HOST = "req.fhdr(host),field(1,:),lower"
 def _plain(plan: Plan) -> str:
     port = "" if plan.settings.https_port == 443 else f":{plan.settings.https_port}"
     known = f"{{ {_HOST} -m str {_hosts(plan)} }}"
+    asked, answered = _challenge(plan)
+    unless = f" unless {{ path -m beg {CertificateProvider.CHALLENGE} }}" if asked else ""
     return f"""# Plain HTTP only leads to TLS.
 frontend http
     bind :{HTTP_PORT}
     declare capture request len 64
     http-request capture req.hdr(host) id 0
     http-request return status 421 content-type text/plain string {quoted(MISDIRECTED)} unless {known}
-    http-request redirect code 301 location https://%[{_HOST}]{port}%[capture.req.uri]
-"""
+    http-request redirect code 301 location https://%[{_HOST}]{port}%[capture.req.uri]{unless}
+{asked}{answered}"""
+
+
+def _challenge(plan: Plan) -> tuple[str, str]:
+    """What an authority asks over plain HTTP goes to whoever asked it for a certificate: its rules, and its backend."""
+    provider = plan.provider(Role.CERTIFICATES)
+    if provider is None or provider.spec.certificate_provider is None:
+        return "", ""
+    host, port = endpoint(provider, provider.spec.certificate_provider.port)
+    return (
+        f"    # {_source(provider)}\n    use_backend challenge if {{ path -m beg {CertificateProvider.CHALLENGE} }}\n",
+        f"""
+# {_source(provider)}
+backend challenge
+    http-request deny deny_status 405 unless METH_GET
+    server {host} {host}:{port} resolvers docker init-addr none resolve-prefer ipv4
+""",
+    )
+
+
+def _front_certificate(plan: Plan) -> str:
+    """Where the certificate is that people see."""
+    match plan.settings.certificates:
+        case CertificateSource.OWN_CA:
+            return CERTIFICATES
+        case CertificateSource.FILES:
+            return f"{CONFIG_DIR}/{BROUGHT}"
+        case CertificateSource.ACME:
+            return f"{SIGNED}/{CertificateProvider.LIVE}"
+
+
+def _certificate(plan: Plan) -> tuple[str, ...]:
+    """The listener that says when the certificate ends which people see: asked over TLS, it is that one."""
+    issuer = r"{issuer=\"%[ssl_f_i_dn(CN),json(utf8s)]\"}"
+    lines = (
+        f"# HELP {certificates.METRIC} {certificates.METRIC_HELP}",
+        f"# TYPE {certificates.METRIC} gauge",
+        f"{certificates.METRIC}{issuer} %[lua.front_not_after]",
+    )
+    text = "".join(rf"{line}\n" for line in lines)
+    return (
+        f"""# When the certificate ends that is shown outside.
+frontend certificate
+    bind :{CERTIFICATE_PORT} ssl crt {_front_certificate(plan)}
+    http-request set-log-level silent
+    http-request return status 200 content-type text/plain lf-string "{text}" if {{ path {METRICS_PATH} }}
+    http-request return status 404
+""",
+    )
 
 
 def _public(plan: Plan, fronts: list[str]) -> str:
     # Containers reach the public URL, port included, at this container: it listens at that port as well.
     ports = dict.fromkeys((HTTPS_PORT, plan.settings.https_port))
-    binds = "\n".join(f"    bind :{port} ssl crt {CERTIFICATES} alpn h2,http/1.1" for port in ports)
+    outside = _front_certificate(plan)
+    binds = "\n".join(
+        f"    bind :{port} ssl crt {outside if port == HTTPS_PORT else CERTIFICATES} alpn h2,http/1.1" for port in ports
+    )
     forget = "\n".join(f"    http-request del-header {name}" for name in FORWARDED)
     told = "\n".join(f"    {line}" for line in headers.rules(plan))
     known = f"{{ {_HOST} -m str {_hosts(plan)} }}"

@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 from stack import images, rotation
 from stack.derive import probe
 from stack.derive.order import critical_first
-from stack.derive.values import CaPiece, LeafPiece, Piece, SecretPiece, Text, is_plain, managed_name, plain, resolve
+from stack.derive.values import (
+    CaPiece,
+    FrontPiece,
+    LeafPiece,
+    Piece,
+    SecretPiece,
+    Text,
+    is_plain,
+    managed_name,
+    plain,
+    resolve,
+)
 from stack.model import (
     CONFIG_DIR,
     AsEnv,
@@ -44,7 +55,7 @@ from stack.plan import (
 from stack.planning.leases import AGENT
 from stack.zones import ZONES
 
-__all__ = ["CaPiece", "LeafPiece", "Piece", "SecretPiece", "Text"]
+__all__ = ["CaPiece", "FrontPiece", "LeafPiece", "Piece", "SecretPiece", "Text"]
 
 
 # Becomes the image's own program after exporting what may stand in no `docker inspect`. The x keeps trailing
@@ -436,7 +447,7 @@ def _container(plan: Plan, service: PlannedService, container: PlannedContainer)
     if any(file.name == "start" for file in files):
         entrypoint, command = ("/bin/sh", f"{CONFIG_DIR}/start"), spec.entrypoint + spec.command
     config_volume = f"{container.docker_name}-config" if files else ""
-    mounts = _mounts(plan, service, spec.mounts)
+    mounts = (*_mounts(plan, service, spec.mounts), *_certificates(plan, spec))
     if config_volume:
         mounts += (MountPlan(volume=config_volume, path=CONFIG_DIR, read_only=True),)
     return ContainerPlan(
@@ -489,6 +500,9 @@ def _before_container(plan: Plan, service: PlannedService, spec: ContainerSpec) 
         made = provider.spec.login_provider.job
         jobs += [_job_name(plan, provider, job) for job in provider.spec.jobs if job.name == made]
     names = (*_after(plan, service, _values_of(plan, spec), uses_databases=True), *elders, *jobs)
+    certificates = plan.provider(Role.CERTIFICATES)
+    if spec.certificates and certificates:
+        names += tuple(container.docker_name for container in certificates.containers)
     return tuple(dict.fromkeys(names))
 
 
@@ -552,6 +566,14 @@ def _mounts(plan: Plan, service: PlannedService, mounts: Iterable[Mount]) -> tup
         )
         for mount in mounts
     )
+
+
+def _certificates(plan: Plan, spec: ContainerSpec) -> Iterator[MountPlan]:
+    """The volume of whoever gets certificates, for who hands them out."""
+    provider = plan.provider(Role.CERTIFICATES)
+    if spec.certificates and provider and provider.spec.certificate_provider:
+        name = volume_name(plan.stack, provider.name, provider.spec.certificate_provider.volume)
+        yield MountPlan(volume=name, path=spec.certificates, read_only=True)
 
 
 def _ownership(plan: Plan, service: PlannedService, spec: ContainerSpec) -> tuple[OwnershipPlan, ...]:
@@ -794,7 +816,7 @@ def _reload(plan: Plan, service: PlannedService, container: PlannedContainer, pl
         command=spec.reload,
         env={},
         files=(),
-        mounts=tuple(mount for mount in planned.mounts if mount.volume == planned.config_volume),
+        mounts=tuple(mount for mount in planned.mounts if mount.path == CONFIG_DIR or mount.path == spec.certificates),
         networks=(),
         memory_mb=128,
         timeout_s=60,

@@ -15,6 +15,7 @@ from stack.model import (
     DatabaseUser,
     Encoding,
     FromSettings,
+    FrontCertificate,
     Issuer,
     LeafCertificates,
     OwnPath,
@@ -60,7 +61,12 @@ class LeafPiece:
     """Private key and chain for all host names, PEM: secret."""
 
 
-Piece = str | SecretPiece | CaPiece | LeafPiece
+@dataclass(frozen=True)
+class FrontPiece:
+    """Private key and chain that the operator brings, PEM: secret."""
+
+
+Piece = str | SecretPiece | CaPiece | LeafPiece | FrontPiece
 Text = tuple[Piece, ...]
 
 
@@ -143,6 +149,8 @@ def resolve(plan: Plan, owner: PlannedService, value: Value | Template) -> Text:
             return (CaPiece(),)
         case LeafCertificates():
             return (LeafPiece(),)
+        case FrontCertificate():
+            return (FrontPiece(),)
 
 
 def _user(plan: Plan, owner: str, database: str) -> str:

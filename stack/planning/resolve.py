@@ -138,6 +138,8 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
         roles.add(Role.FORWARD_AUTH)
     if spec.databases or any(isinstance(value, DatabaseUrl | DatabasePassword | DatabaseUser) for value in values):
         roles.add(Role.DATABASE)
+    if any(container.certificates for container in spec.containers):
+        roles.add(Role.CERTIFICATES)
     return frozenset(roles) - spec.roles
 
 
@@ -333,8 +335,8 @@ def start_edges(spec: ServiceSpec, chosen: Mapping[str, ServiceSpec], providers:
     """What must be up before a service starts: needs, Refs unless start=False, its database."""
     names = set(spec.needs)
     names |= {m.value.service for m in mentions(spec) if isinstance(m.value, Ref) and m.value.start}
-    if Role.DATABASE in needed_roles(spec) and Role.DATABASE in providers:
-        names.add(providers[Role.DATABASE])
+    first = needed_roles(spec) & {Role.DATABASE, Role.CERTIFICATES}
+    names |= {providers[role] for role in first if role in providers}
     return {name for name in names if name in chosen and name != spec.name}
 
 

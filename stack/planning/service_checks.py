@@ -23,6 +23,7 @@ from stack.model import (
     DatabasePassword,
     DatabaseUrl,
     DatabaseUser,
+    FrontCertificate,
     Http,
     Job,
     LeafCertificates,
@@ -176,7 +177,8 @@ def _why_wrapped(spec: ServiceSpec, container: ContainerSpec) -> str:
 
 def _known_late(value: Value) -> bool:
     """Whether a value is unknown while planning: a secret or a certificate."""
-    late = (DatabaseUrl, DatabasePassword, SecretValue, ClientSecret, LeafCertificates, CaCertificate)
+    late = (DatabaseUrl, DatabasePassword, SecretValue, ClientSecret)
+    late += (LeafCertificates, FrontCertificate, CaCertificate)
     return isinstance(value, late) or (isinstance(value, Ref) and bool(value.secrets))
 
 

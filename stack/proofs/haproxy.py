@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import httpx
 
+from stack.certificates import ALERT_DAYS
 from stack.proofs import ports
 from stack.proofs.context import ProofContext, ProofError, wait_for
+from stack.proofs.presented import presented
 
 closed = ports.only_published
 
 
+def lasts(ctx: ProofContext) -> None:
+    """What is shown outside is for every name, and does not end soon."""
+    seen = ""
+    for host in ctx.plan.host_names:
+        ctx.step(f"certificate of {host}")
+        found = presented(ctx.address, ctx.plan.settings.https_port, host)
+        days = found.days_left(datetime.now(UTC))
+        if not found.covers(host):
+            raise ProofError(f"the certificate is for {', '.join(found.names)}")
+        if days < ALERT_DAYS:
+            raise ProofError(f"the certificate of {found.issuer_title} ends in {days:.1f} days: it was not renewed")
+        seen = f"{days:.0f} days left, signed by {found.issuer_title}"
+    if seen:
+        ctx.note(seen)
+
+
 def tls(ctx: ProofContext) -> None:
-    """Each name has a certificate of the stack's CA, and plain HTTP leads there, path and query kept."""
+    """Each name has a certificate that verifies, and plain HTTP leads there, path and query kept."""
     settings = ctx.plan.settings
     with ctx.stranger() as browser:
         browser.follow_redirects = False

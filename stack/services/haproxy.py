@@ -3,13 +3,20 @@
 Upstream: haproxy. Facts: docs/services/haproxy.md
 """
 
+import shlex
+from dataclasses import replace
+
 from stack import images
 from stack.derive import forward_auth, ingress
 from stack.model import (
     CONFIG_DIR,
+    CertificateProvider,
+    CertificateSource,
+    Choice,
     ContainerSpec,
     Derived,
     File,
+    FrontCertificate,
     HealthCheck,
     Http,
     Job,
@@ -27,14 +34,38 @@ from stack.model import (
 )
 
 # What its configuration names, as it is delivered and as it is looked at before.
-FILES = (
-    File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
+SCRIPTS = (
     File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
     File(name=ingress.STATE_SCRIPT, source=Static(ingress.STATE_SCRIPT), reload=True),
+    File(name=ingress.METRIC_SCRIPT, source=Static(ingress.METRIC_SCRIPT), reload=True),
     File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
 )
+FILES = (File(name="haproxy.cfg", source=Derived(ingress.config), reload=True), *SCRIPTS)
 VOUCHERS = File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True)
 NO_VOUCHERS = File(name=forward_auth.VOUCHERS, source=Template(("# A check needs the file, and nobody's secrets.\n",)))
+
+
+def _brought(service: ServiceSpec) -> ServiceSpec:
+    """The certificate that the operator brings, taken over without a restart when it is another one."""
+    main, *others = service.containers
+    file = File(name=ingress.BROUGHT, source=Template((FrontCertificate(),)), reload=True)
+    checks = tuple(replace(job, files=(*job.files, file)) for job in service.jobs)
+    return replace(service, containers=(replace(main, files=(*main.files, file)), *others), jobs=checks)
+
+
+def _signed(service: ServiceSpec) -> ServiceSpec:
+    """The certificate that an authority outside signs: who has it signed says nothing, so the file is watched."""
+    main, *others = service.containers
+    live = f"{ingress.SIGNED}/{CertificateProvider.LIVE}"
+    watched = replace(
+        main,
+        certificates=ingress.SIGNED,
+        command=("sh", "/run/kit/watch.sh", live, shlex.join(main.reload), *main.command),
+        files=(*main.files, File(name="watch.sh", source=Static("watch.sh"))),
+        tmpfs={**main.tmpfs, "/tmp": 1},
+    )
+    return replace(service, containers=(watched, *others))
+
 
 SERVICE = ServiceSpec(
     name="haproxy",
@@ -51,6 +82,7 @@ SERVICE = ServiceSpec(
                 Port("admin", ingress.ADMIN_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
                 Port("figures", ingress.FIGURES_PORT),
+                Port("certificate", ingress.CERTIFICATE_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),
             files=(*FILES, VOUCHERS, File(name="reload.sh", source=Static("reload.sh"), reload=True)),
@@ -79,14 +111,26 @@ SERVICE = ServiceSpec(
             image=images.HAPROXY,
             user="99:99",
             command=("haproxy", "-c", "-f", f"{CONFIG_DIR}/haproxy.cfg"),
-            files=(*FILES, NO_VOUCHERS),
+            files=(File(name="haproxy.cfg", source=Derived(ingress.to_check), reload=True), *SCRIPTS, NO_VOUCHERS),
             memory_mb=64,
             timeout_s=60,
             first=True,
         ),
     ),
+    choices=(
+        Choice(
+            key="certificates",
+            read=lambda settings: settings.certificates,
+            options={
+                CertificateSource.OWN_CA: lambda service: service,
+                CertificateSource.FILES: _brought,
+                CertificateSource.ACME: _signed,
+            },
+        ),
+    ),
     proofs=(
         Proof("certificates verify and plain HTTP leads to TLS", "stack.proofs.haproxy:tls"),
+        Proof("the certificate lasts", "stack.proofs.haproxy:lasts"),
         Proof("only the front door answers", "stack.proofs.haproxy:closed"),
     ),
 )
