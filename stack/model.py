@@ -826,6 +826,7 @@ class RateClass(StrEnum):
     """How often one client may ask. derive/rates.py has the numbers; what is more is answered 429 with Retry-After."""
 
     PAGE = "page"  # 100 requests in 10 seconds: a person with a browser
+    BUNDLE = "bundle"  # 500 at once, then as above: an application whose page is made of hundreds of files
     STEADY = "steady"  # 100 a minute, 200 at once
     API = "api"  # 10 a minute, 20 at once: too few for any page
 

@@ -35,6 +35,7 @@ class Rate:
 RATES: Mapping[RateClass, Rate] = MappingProxyType(
     {
         RateClass.PAGE: Rate(burst=100, every=1),
+        RateClass.BUNDLE: Rate(burst=500, every=1),
         RateClass.STEADY: Rate(burst=200, every=6),
         RateClass.API: Rate(burst=20, every=60),
     }

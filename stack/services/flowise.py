@@ -30,6 +30,7 @@ from stack.model import (
     Port,
     Profile,
     Proof,
+    RateClass,
     Ref,
     ResourceLimits,
     Restart,
@@ -258,6 +259,7 @@ SERVICE = ServiceSpec(
             port="http",
             access=Access.SSO,
             streaming=True,
+            rate=RateClass.BUNDLE,
             roles=("admin", "editor"),  # whoever draws a flow decides what the server does
             # Not even with a login: figures, and who may run code of their own or sign up.
             deny=("/api/v1/metrics", "/api/v1/account/register", "/api/v1/node-custom-function"),

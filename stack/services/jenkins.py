@@ -34,6 +34,7 @@ from stack.model import (
     Port,
     Profile,
     Proof,
+    RateClass,
     ResourceLimits,
     Route,
     ServiceSpec,
@@ -252,7 +253,15 @@ SERVICE = ServiceSpec(
     ),
     routes=(
         # Agents keep a websocket open, logs stream while a build runs.
-        Route(name=ROUTE, port="http", access=Access.APP, websocket=True, streaming=True, prefix=PREFIX),
+        Route(
+            name=ROUTE,
+            port="http",
+            access=Access.APP,
+            websocket=True,
+            streaming=True,
+            prefix=PREFIX,
+            rate=RateClass.BUNDLE,
+        ),
     ),
     oidc=OidcClient(
         route=ROUTE,

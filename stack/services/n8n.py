@@ -36,6 +36,7 @@ from stack.model import (
     Port,
     Profile,
     Proof,
+    RateClass,
     Ref,
     ResourceLimits,
     Restart,
@@ -418,6 +419,7 @@ SERVICE = ServiceSpec(
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
             open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
             # A credential's consent page opens in a window that tells the editor when it is done.
+            rate=RateClass.BUNDLE,
             headers=Headers(coop="same-origin-allow-popups"),
         ),
     ),

@@ -30,6 +30,7 @@ from stack.model import (
     Port,
     Profile,
     Proof,
+    RateClass,
     Ref,
     ResourceLimits,
     Restart,
@@ -209,7 +210,17 @@ SERVICE = ServiceSpec(
         ),
     ),
     volumes=(Volume("data", BackupSet.files(exclude=("cache/*", "static/*")), seeded=True),),
-    routes=(Route(name="chat", port="http", access=Access.APP, websocket=True, streaming=True, headers=HEADERS),),
+    routes=(
+        Route(
+            name="chat",
+            port="http",
+            access=Access.APP,
+            websocket=True,
+            streaming=True,
+            rate=RateClass.BUNDLE,
+            headers=HEADERS,
+        ),
+    ),
     oidc=OidcClient(
         route="chat",
         redirect_paths=("/oauth/oidc/callback",),

@@ -16,6 +16,7 @@ from stack.model import (
     Port,
     Profile,
     Proof,
+    RateClass,
     Ref,
     ResourceLimits,
     Route,
@@ -88,6 +89,6 @@ SERVICE = ServiceSpec(
         ),
     ),
     volumes=(Volume("snippets", BackupSet.files()),),
-    routes=(Route(name="studio", port="http", access=Access.ADMIN, deny=("/api/mcp", "/mcp")),),
+    routes=(Route(name="studio", port="http", access=Access.ADMIN, deny=("/api/mcp", "/mcp"), rate=RateClass.BUNDLE),),
     proofs=(Proof("it answers nobody outside", "stack.proofs.ports:closed"),),
 )
