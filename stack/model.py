@@ -143,6 +143,7 @@ class Role(StrEnum):
     IDENTITY = "identity"
     DATABASE = "database"
     MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
+    FIREWALL = "firewall"  # looks at what the ingress hands on, and hands it back; without it nobody does
     FORWARD_AUTH = "forward-auth"  # logs people in for routes whose service cannot; without it they stay shut
     LOGINS = (
         "logins"  # makes database logins that end by themselves, for services that can follow them (Database.leased)
@@ -798,6 +799,39 @@ class Access(StrEnum):
     MACHINE = "machine"  # keys or signatures, exact paths
 
 
+FREE_TEXT = ("ARGS", "REQUEST_BODY")
+"""Targets of the firewall: every parameter of query, form and JSON, and the body as it came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WafExclusion:
+    """What the firewall lets pass at a route that its rules would take for an attack. Without a `reason` it is refused.
+
+    rule: the six digits of a rule's id, or a tag, for all rules that carry it; OWASP_CRS is carried by every one.
+    targets: the parts of a request that these rules no longer look at: FREE_TEXT, or such as ARGS:password,
+    ARGS:json.password, XML:/* or REQUEST_COOKIES:name; none is all of it, for one rule alone.
+    paths: where, as a Route's `paths`: exactly these, and what is below those that end in a slash; empty is everywhere.
+    """
+
+    rule: str
+    targets: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waf:
+    """What the firewall should know of a route.
+
+    body_mb: the largest request, files included, where the firewall has the memory for it. text_kb: how much text its parameters may hold together where they
+    are looked at: that takes seconds for each MB, so that more needs an exclusion of FREE_TEXT.
+    """
+
+    exclusions: tuple[WafExclusion, ...] = ()
+    body_mb: int = 16
+    text_kb: int = 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
@@ -816,6 +850,8 @@ class Route:
     prefix: the path, such as /wiki, below which alone the service answers, and which the ingress does not take away.
     The one address is then <name>.<domain>/wiki/: the host's "/" and <domain>/wiki lead there, and nothing else of the
     host is handed on.
+
+    waf: what the firewall lets pass here (derive/waf.py).
     """
 
     name: str
@@ -831,6 +867,7 @@ class Route:
     logout: str = ""
     voucher: str = ""
     prefix: str = ""
+    waf: Waf = field(default_factory=Waf)
 
 
 EVERYBODY = "*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stack.derive import forward_auth
+from stack.derive import forward_auth, waf
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.derive.values import endpoint, route_named
 from stack.model import CONFIG_DIR, Http, Role, Route
@@ -16,6 +16,7 @@ __all__ = ["ADMIN_PORT", "HEALTH_PORT", "HTTPS_PORT", "HTTP_PORT", "config"]
 HTTP_PORT = 10080
 HTTPS_PORT = 10443
 ADMIN_PORT = 10444
+INNER_PORT = 10480  # where the firewall hands back what it has looked at
 
 CERTIFICATES = f"{CONFIG_DIR}/certs/"
 
@@ -53,6 +54,7 @@ def config(plan: Plan) -> str:
         backends.append(_backend(plan, service, owned.item))
     if login := _login_backend(plan):
         fronts.append(forward_auth.answers(plan, login))
+    handed_on = waf.hand_on(plan)
     return "\n".join(
         (
             _global(plan),
@@ -60,7 +62,8 @@ def config(plan: Plan) -> str:
             HEALTH.strip() + "\n",
             _plain(plan),
             # Every rule of every route comes before the first choice.
-            _public(plan, [*_at_paths(plan), *fronts, *choices]),
+            _public(plan, [*_at_paths(plan), *fronts, *([handed_on] if handed_on else choices)]),
+            *_looked_at(plan),
             *_admin(plan),
             *_login(plan),
             *backends,
@@ -154,6 +157,13 @@ def _public(plan: Plan, fronts: list[str]) -> str:
 
 {"".join(fronts).rstrip()}
 """
+
+
+def _looked_at(plan: Plan) -> tuple[str, ...]:
+    """To the firewall and back, where there is one."""
+    choices = [(owned.item.name, _backend_name(plan.service(owned.owner), owned.item)) for owned in plan.routes]
+    text = waf.backends(plan, INNER_PORT, choices, SERVER_DEFAULTS)
+    return (text,) if text else ()
 
 
 def _at_paths(plan: Plan) -> list[str]:

@@ -37,6 +37,7 @@ SERVICE = ServiceSpec(
                 Port("http", ingress.HTTP_PORT),
                 Port("https", ingress.HTTPS_PORT),
                 Port("admin", ingress.ADMIN_PORT),
+                Port("inner", ingress.INNER_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
             ),
             command=("haproxy", "-f", "/run/kit/haproxy.cfg"),

@@ -15,6 +15,7 @@ from stack import images
 from stack.derive.values import issuer_url, route_named
 from stack.model import (
     CONFIG_DIR,
+    FREE_TEXT,
     REALM_ROLES,
     Access,
     BackupSet,
@@ -41,6 +42,8 @@ from stack.model import (
     Target,
     Template,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -252,7 +255,24 @@ SERVICE = ServiceSpec(
     ),
     routes=(
         # Agents keep a websocket open, logs stream while a build runs.
-        Route(name=ROUTE, port="http", access=Access.APP, websocket=True, streaming=True, prefix=PREFIX),
+        Route(
+            name=ROUTE,
+            port="http",
+            access=Access.APP,
+            websocket=True,
+            streaming=True,
+            prefix=PREFIX,
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=(*FREE_TEXT, "XML:/*"),
+                        paths=(f"{PREFIX}/job/", f"{PREFIX}/view/", f"{PREFIX}/createItem"),
+                        reason="Jobs are scripts, sent by forms and as XML by those who may write them",
+                    ),
+                ),
+            ),
+        ),
     ),
     oidc=OidcClient(
         route=ROUTE,

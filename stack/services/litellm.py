@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stack import images
 from stack.derive import models
 from stack.model import (
+    FREE_TEXT,
     Access,
     ClientId,
     ClientSecret,
@@ -41,6 +42,8 @@ from stack.model import (
     Static,
     Target,
     Template,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -212,6 +215,17 @@ SERVICE = ServiceSpec(
             access=Access.MACHINE,
             streaming=True,
             paths=(*PAGES, *MODEL_PATHS),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=MODEL_PATHS,
+                        reason="Prompts are text for a model, whatever language they are written in. Nothing here "
+                        "runs them, and each needs a key",
+                    ),
+                ),
+            ),
         ),
     ),
     oidc=OidcClient(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from stack import images
 from stack.model import (
     CONFIG_DIR,
+    FREE_TEXT,
     Access,
     BackupSet,
     ByTarget,
@@ -47,6 +48,8 @@ from stack.model import (
     Template,
     Value,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 from stack.settings import Settings
@@ -416,6 +419,18 @@ SERVICE = ServiceSpec(
             voucher="voucher",
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
             open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/rest/",),
+                        reason="The editor saves workflows, which are made of code, SQL, HTML and addresses. Nobody "
+                        "gets here without a login as editor or administrator, and these may run what they like",
+                    ),
+                ),
+                body_mb=32,
+            ),
         ),
     ),
     proofs=(
