@@ -823,8 +823,9 @@ class WafExclusion:
 class Waf:
     """What the firewall should know of a route.
 
-    body_mb: the largest request, files included, where the firewall has the memory for it. text_kb: how much text its parameters may hold together where they
-    are looked at: that takes seconds for each MB, so that more needs an exclusion of FREE_TEXT.
+    body_mb: the largest request, files included, where the firewall has the memory for it. text_kb: how much text its
+    parameters may hold together where they are looked at: that takes seconds for each MB, so that more needs an
+    exclusion of FREE_TEXT.
     """
 
     exclusions: tuple[WafExclusion, ...] = ()

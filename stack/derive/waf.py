@@ -189,7 +189,8 @@ http {{
     proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;
     # An answer goes on byte by byte as it comes, for as long as it takes.
     proxy_buffering off;
-    proxy_buffer_size 64k;
+    proxy_buffer_size 32k;
+    proxy_buffers 8 32k;
     proxy_max_temp_file_size 0;
     proxy_connect_timeout 3s;
     proxy_send_timeout 2h;
@@ -266,8 +267,8 @@ def rules(plan: Plan) -> str:
     return f"""# Derived from the plan. Edits here are lost.
 SecRuleEngine {engine}
 SecRequestBodyAccess On
-# So much of a body is looked at, and held until the request is over. nginx says how much may come at all (body_mb). Only
-# of files may come more: see id 3 to 6.
+# So much of a body is looked at, and held until the request is over. nginx says how much may come at all (body_mb).
+# Only of files may come more than is looked at: see id 3 to 6.
 SecRequestBodyLimit {LOOKED_AT_KB * 1024}
 SecRequestBodyNoFilesLimit {LOOKED_AT_KB * 1024}
 SecRequestBodyLimitAction ProcessPartial
@@ -306,7 +307,7 @@ SecRule MULTIPART_STRICT_ERROR "!@eq 0" "id:5,phase:2,t:none,log,deny,status:400
     SecRule &TX:kit_cut "@eq 0" "t:none"
 SecRule &TX:kit_cut "@eq 1" "id:6,phase:2,t:none,log,deny,status:413,msg:'More than is looked at, and no files',chain"
     SecRule &TX:kit_large "@eq 0" "t:none,chain"
-        SecRule REQUEST_HEADERS:Content-Type "!@rx ^(?:multipart/form-data|application/octet-stream)" "t:none,t:lowercase"
+        SecRule REQUEST_HEADERS:Content-Type "!@rx ^(?:multipart/|application/octet-stream)" "t:none,t:lowercase"
 
 SecAction "id:11,phase:1,t:none,pass,nolog,setvar:tx.crs_setup_version=4250,\\
     setvar:tx.blocking_paranoia_level={settings.waf_paranoia}"

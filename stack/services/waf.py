@@ -45,7 +45,13 @@ SERVICE = ServiceSpec(
             ),
             mounts=(Mount("spool", waf.SPOOL),),
             tmpfs={"/tmp": 8},
-            reload=("sh", "-c", "nginx -t -q -c /run/kit/nginx.conf && kill -HUP 1"),
+            # It is tried where nothing but /dev/shm can be written.
+            reload=(
+                "sh",
+                "-c",
+                f"sed 's#{waf.SPOOL}/#/dev/shm/#; s#/tmp/#/dev/shm/#' /run/kit/nginx.conf > /dev/shm/nginx.conf"
+                " && nginx -t -q -c /dev/shm/nginx.conf && kill -HUP 1",
+            ),
             health=HealthCheck(test=Http(waf.PORT, "/healthz"), interval_s=3, start_period_s=30),
             # 25 MB for one worker, 10 more for the second, and the largest request (derive/waf.py).
             limits={

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import ssl
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ import pytest
 from ops import frontdoor
 from stack import images
 from stack.catalog import discover
-from stack.derive import runtime, waf
+from stack.derive import ingress, runtime, waf
 from stack.model import (
     FREE_TEXT,
     Access,
@@ -138,8 +139,9 @@ def test_attacks_end_there_and_everything_else_goes_on(up: Standing, visitor: ht
             assert refused(visitor.post(f"{url}/x", json={"q": text})), f"{name} in JSON"
             assert refused(visitor.post(f"{url}/x", data={"q": text})), f"{name} in a form"
         assert refused(visitor.get(f"{url}/x", headers={"user-agent": SCANNER}))
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-            answer = visitor.request(method, f"{url}/x", json={"name": "Zoë", "note": "see you at 5, it's fine"})
+        for method in ("GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"):
+            body = {"json": {"name": "Zoë", "note": "see you at 5, it's fine"}} if method[0] in "PD" else {}
+            answer = visitor.request(method, f"{url}/x", **body)
             assert answer.status_code == 200 and answer.json()["method"] == method
 
 
@@ -280,12 +282,12 @@ def test_without_it_nothing_is_handed_on(up: Standing, visitor: httpx.Client) ->
 
 def test_a_service_that_is_gone_is_a_sentence(up: Standing, visitor: httpx.Client) -> None:
     url = f"{up.outputs.urls['plain']}/x"
-    docker("pause", up.name("echo"))
+    docker("kill", up.name("echo"))
     try:
         trial.eventually(lambda: visitor.get(url).status_code == 503, 60)
         assert visitor.get(url).headers["retry-after"] == "5"
     finally:
-        docker("unpause", up.name("echo"))
+        docker("start", up.name("echo"))
     trial.eventually(lambda: visitor.get(url).status_code == 200, 60)
 
 
@@ -307,6 +309,52 @@ def test_attacks_may_be_logged_alone_and_rules_are_taken_over_while_it_runs(
         up.trial.reload(up.name("waf"))
     trial.eventually(lambda: refused(visitor.get(url, params=attack)), 20)
     assert json.loads(docker("inspect", up.name("waf")))[0]["State"]["Pid"] == before
+
+
+def address(container: str) -> str:
+    """Where a container is reached on the stack's internal network, from this machine."""
+    networks = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"]
+    return networks[f"kit-{STACK}-app"]["IPAddress"]
+
+
+def test_what_it_costs_is_written_down(up: Standing, visitor: httpx.Client) -> None:
+    """No bound: what the documents say comes from here, on a machine that does nothing else.
+
+    The same requests to the server itself, through the front door's second half, through firewall and second half, and
+    all the way, in turns.
+    """
+    body = {"model": "m", "messages": [{"role": "user", "content": "a question about data and code " * 62}]}
+    through = {"host": up.outputs.urls["text"].removeprefix("https://"), waf.HEADER: "text"}
+    ways: dict[str, tuple[httpx.Client, str, dict[str, str]]] = {
+        "direct": (httpx.Client(), f"http://{address(up.name('echo'))}:8080", {}),
+        "haproxy": (httpx.Client(), f"http://{address(up.name('haproxy'))}:{ingress.INNER_PORT}", through),
+        "firewall": (httpx.Client(), f"http://{address(up.name('waf'))}:8080", through),
+        "all the way": (visitor, up.outputs.urls["text"], {}),
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    excluded: list[float] = []
+    first: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(150):
+        for name, (client, url, headers) in ways.items():
+            began = time.monotonic()
+            assert client.post(f"{url}/x", json=body, headers=headers).status_code == 200, name
+            took[name].append(time.monotonic() - began)
+        began = time.monotonic()
+        assert visitor.post(f"{up.outputs.urls['text']}/prompt", json=body).status_code == 200
+        excluded.append(time.monotonic() - began)
+        if turn % 5 == 0:
+            for name, (client, url, headers) in ways.items():
+                began = time.monotonic()
+                with client.stream("GET", f"{url}/stream?n=2&every=0", headers=headers) as answer:
+                    next(answer.iter_lines())
+                    first[name].append(time.monotonic() - began)
+    took["all the way, excluded"] = excluded
+    print(f"load {os.getloadavg()[0]:.1f}")
+    for what, figures in (("2 kB of JSON", took), ("first line of a stream", first)):
+        for name, times in figures.items():
+            ordered = sorted(1000 * each for each in times)
+            p99 = ordered[int(len(ordered) * 0.99)]
+            print(f"{what}, {name}: median {statistics.median(ordered):.2f} ms, p99 {p99:.2f} ms, n={len(ordered)}")
 
 
 def test_memory_stays_below_the_limit(up: Standing) -> None:
