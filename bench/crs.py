@@ -128,15 +128,15 @@ def wire(given: dict[str, Any], mark: str) -> bytes:
         return first + end + f"{MARK}: {mark}\r\n".encode() + rest
     headers = {str(name): str(value) for name, value in (given.get("headers") or {}).items()}
     lower = {name.lower() for name in headers}
-    data = given.get("data")
-    body = data.encode() if isinstance(data, str) else b""
+    data = str(given.get("data") or "")
+    body = data.encode()
     if given.get("autocomplete_headers", True):
         if body and "content-type" not in lower:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         kind = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
         if body and kind == "application/x-www-form-urlencoded" and unquote_plus(data) == data:
             body = "&".join("=".join(map(quote_plus, pair.split("=", 1))) for pair in data.split("&")).encode()
-        if "content-length" not in lower and "transfer-encoding" not in lower and (body or data is not None):
+        if "content-length" not in lower and "transfer-encoding" not in lower and given.get("data") is not None:
             headers["Content-Length"] = str(len(body))
         if "connection" not in lower:
             headers["Connection"] = "close"
@@ -172,7 +172,7 @@ def holds(stage: dict[str, Any], status: int, seen: set[int], text: str) -> bool
         return False
     if "no_match_regex" in log and re.search(log["no_match_regex"], text):
         return False
-    return "status" not in output or log or output["status"] == status
+    return "status" not in output or bool(log) or output["status"] == status
 
 
 def records(text: str) -> dict[str, dict[str, Any]]:

@@ -51,7 +51,9 @@ def _path(route: Route) -> str:
 
 
 def _each(browser: httpx.Client, base: str, path: str, mode: WafMode, *, login: bool) -> None:
-    tries = {name: (f"{path}?kit={quote(text, safe='')}", {}) for name, text in ATTACKS.items()}
+    tries: dict[str, tuple[str, dict[str, str]]] = {
+        name: (f"{path}?kit={quote(text, safe='')}", {}) for name, text in ATTACKS.items()
+    }
     tries["a scanner"] = (path, {"user-agent": SCANNER})
     for name, (target, headers) in tries.items():
         answer = wait_for(lambda t=target, h=headers: _asked(browser, base, t, h), 60, f"{base} did not answer")
