@@ -52,7 +52,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     def plain(key: SecretKey) -> bool:
         return key.name.startswith("session")
 
-    with standing.stack(STACK, folder, plain=plain, http_port=18462, https_port=18463, admin_port=ADMIN_PORT) as up:
+    with standing.stack(
+        STACK, folder, "chat", plain=plain, http_port=18462, https_port=18463, admin_port=ADMIN_PORT
+    ) as up:
         up.make_realm()
         yield Services(up.plan, up.trial)
 

@@ -187,11 +187,21 @@ def test_sizes_are_those_of_the_route(up: Standing, visitor: httpx.Client) -> No
     assert visitor.post(f"{text}/other", json=prompt).status_code == 413, "text that would take seconds to look at"
     print(f"refused where it is not expected: {time.monotonic() - began:.2f} s")
     content = os.urandom(5 * 2**20)
-    upload = visitor.post(f"{text}/files", files={"file": ("a.pdf", content, "application/pdf")})
-    assert upload.json()["size"] > len(content)
+    # More than is looked at, only where nothing would be looked for.
+    for path, status in (("/notes/files", 200), ("/files", 413)):
+        assert visitor.post(f"{text}{path}", files={"file": ("a.pdf", content)}).status_code == status
     assert visitor.post(f"{plain}/files", files={"file": ("a.pdf", content)}).status_code == 413
+    smaller = content[: 3 * 2**20]
+    assert visitor.post(f"{text}/files", files={"file": ("a.pdf", smaller, "application/pdf")}).status_code == 200
+    attack = {"q": ATTACKS["script in a page"]}
+    assert refused(visitor.post(f"{text}/files", data=attack, files={"file": ("a.pdf", smaller)}))
+    before = {"expect": "100-continue"}
+    assert visitor.post(f"{text}/notes/files", files={"file": ("a.pdf", smaller)}, headers=before).status_code == 200
+    longer = {"content": "select a model, then write " * 180_000}
+    assert visitor.post(f"{text}/prompt", json=longer).json()["size"] > 4_500_000
+    assert visitor.post(f"{text}/other", json=longer).status_code == 413
     octets = {"content-type": "application/octet-stream"}
-    raw = visitor.put(f"{text}/files/a", content=content, headers=octets).json()
+    raw = visitor.put(f"{text}/notes/a", content=content, headers=octets).json()
     assert raw["sha256"] == hashlib.sha256(content).hexdigest()
 
 

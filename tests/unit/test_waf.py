@@ -102,7 +102,7 @@ def test_each_route_has_its_size_and_the_ingress_is_the_only_way_on() -> None:
     assert f'SecRule ARGS_COMBINED_SIZE "@gt {7 * 1024}"' in waf.rules(plan)
 
 
-@pytest.mark.parametrize(("target", "most"), [(Target.DEV, 88), (Target.PI, 24)])
+@pytest.mark.parametrize(("target", "most"), [(Target.DEV, 80), (Target.PI, 16)])
 def test_no_request_is_larger_than_what_it_can_hold(target: Target, most: int) -> None:
     plan = planned(*with_waf("open-webui", Waf(body_mb=250)), target=target)
     assert f"client_max_body_size {most}m;" in waf.nginx(plan)
