@@ -799,8 +799,9 @@ class Access(StrEnum):
     MACHINE = "machine"  # keys or signatures, exact paths
 
 
-FREE_TEXT = ("ARGS", "REQUEST_BODY")
-"""Targets of the firewall: every parameter of query, form and JSON, and the body as it came."""
+FREE_TEXT = ("ARGS", "ARGS_NAMES", "REQUEST_BODY")
+"""Targets of the firewall: every parameter of query, form and JSON, its name (in JSON its place, so that a chat's
+`history.messages` is a file name to a rule), and the body as it came."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,8 @@ def test_attacks_end_there_and_everything_else_goes_on(up: Standing, visitor: ht
 def test_an_exclusion_holds_where_it_is_meant_and_nowhere_else(up: Standing, visitor: httpx.Client) -> None:
     text, plain = up.outputs.urls["text"], up.outputs.urls["plain"]
     for prompt in PROMPTS:
-        form = {"messages": [{"role": "user", "content": prompt}]}
+        # The names as well: to a rule about files, this one is a shell's.
+        form = {"chat": {"history": {"messages": [{"role": "user", "content": prompt}]}}}
         for path in ("/prompt", "/notes/a/b"):
             assert visitor.post(f"{text}{path}", json=form).status_code == 200, prompt
         for url in (f"{text}/prompts", f"{text}/other", f"{plain}/prompt", f"{plain}/notes/a"):
