@@ -20,7 +20,7 @@ def exclusions(selection: Selection) -> Iterator[Problem]:
     """What is wrong with what the routes say to the firewall, whether there is one or not."""
     for spec in selection.chosen.values():
         for route in spec.routes:
-            where = at(spec, "routes", route.name, "waf")
+            where = f"{at(spec, 'routes', route.name)}.waf"
             for exclusion in route.waf.exclusions:
                 for what, fix in _faults(exclusion):
                     yield Problem(where=where, what=what, fix=fix)

@@ -203,7 +203,7 @@ SERVICE = ServiceSpec(
             health=HealthCheck(test=Http("management", "/health/ready"), interval_s=4, start_period_s=420),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=900, cpus=2, pids=512),
-                Target.PI: ResourceLimits(memory_mb=900, cpus=2, pids=512),
+                Target.PI: ResourceLimits(memory_mb=836, cpus=2, pids=512),
                 Target.GPU: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
             },
             writable=Writable(
