@@ -281,3 +281,16 @@ TOOLS = ImagePin(
     size_mb=5,
     pinned="2026-11-21",
 )
+
+# The rules' long-term line, the one whose rules the air-gapped image has. Its own start, which writes to /etc, is not
+# used.
+# renovate: datasource=docker depName=owasp/modsecurity-crs
+WAF = ImagePin(
+    name="waf",
+    repository="docker.io/owasp/modsecurity-crs",
+    tag="4.25-nginx-lts",
+    arches=BOTH,
+    programs=frozenset({"bash", "curl", "nginx", "perl", "sh"}),
+    size_mb=250,
+    pinned="2026-11-22",
+)

@@ -143,6 +143,7 @@ class Role(StrEnum):
     IDENTITY = "identity"
     DATABASE = "database"
     MODEL_API = "model-api"  # one API for all models, where a name may stand for several of them
+    FIREWALL = "firewall"  # looks at what the ingress hands on, and hands it back; without it nobody does
     FORWARD_AUTH = "forward-auth"  # logs people in for routes whose service cannot; without it they stay shut
     CERTIFICATES = "certificates"  # has the front door's certificates signed by an authority outside
     LOGINS = (
@@ -857,6 +858,39 @@ class Headers:
         )
 
 
+FREE_TEXT = ("ARGS", "ARGS_NAMES", "REQUEST_BODY")
+"""Targets of the firewall: every parameter of query, form and JSON, its name (in JSON its place, so that a chat's
+`history.messages` is a file name to a rule), and the body as it came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WafExclusion:
+    """What the firewall lets pass at a route that its rules would take for an attack. Without a `reason` it is refused.
+
+    rule: the six digits of a rule's id, or a tag, for all rules that carry it; OWASP_CRS is carried by every one.
+    targets: the parts of a request that these rules no longer look at: FREE_TEXT, or such as ARGS:password,
+    ARGS:json.password, XML:/* or REQUEST_COOKIES:name; none is all of it, for one rule alone.
+    paths: where, as a Route's `paths`: exactly these, and what is below those that end in a slash; empty is everywhere.
+    """
+
+    rule: str
+    targets: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waf:
+    """What the firewall should know of a route.
+
+    text_kb: how much text a request's parameters may hold together where they are looked at: that takes seconds for
+    each MB, so that more needs an exclusion of FREE_TEXT.
+    """
+
+    exclusions: tuple[WafExclusion, ...] = ()
+    text_kb: int = 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """A host name at the ingress: <name>.<domain>. deny: exact path prefixes answered 403.
@@ -878,6 +912,7 @@ class Route:
 
     streaming: answers may take their time, 30 minutes between two parts of them. rate: how often one client may ask.
     body_mb: a request that announces more is answered 413.
+    waf: what the firewall lets pass here (derive/waf.py).
     """
 
     name: str
@@ -896,6 +931,7 @@ class Route:
     rate: RateClass = RateClass.PAGE
     body_mb: int = 100
     headers: Headers = Headers()
+    waf: Waf = field(default_factory=Waf)
 
 
 EVERYBODY = "*"

@@ -52,6 +52,14 @@ PROJECT = "ai-kit"
 FRONT_PORT = 10443  # where the published port for HTTPS arrives inside the front door
 
 
+class WafMode(StrEnum):
+    """What becomes of a request that looks like an attack. Not on and off: to YAML these are true and false."""
+
+    BLOCK = "block"  # 403
+    DETECT = "detect"  # it is logged, and goes on
+    NONE = "none"  # nobody looks: no firewall is started
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the operator decided. One field per config key of Pulumi.yaml (camelCase there), plus the stack's name.
@@ -82,6 +90,8 @@ class Settings:
     services: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
+    waf: WafMode = WafMode.BLOCK
+    waf_paranoia: int = 1
     models: tuple[str, ...] = ()
     embedding_model: str = ""
     model_aliases: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
@@ -417,6 +427,8 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             Key(field="services", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="without", kind=Kind.ARRAY, check=_SERVICE),
             Key(field="retired", kind=Kind.ARRAY, check=_SERVICE),
+            Key(field="waf", kind=Kind.STRING, check=_one_of(WafMode, "mode")),
+            Key(field="waf_paranoia", kind=Kind.INTEGER, check=_between(1, 4, "a paranoia level")),
             Key(field="models", kind=Kind.ARRAY, check=_MODEL),
             Key(field="embedding_model", kind=Kind.STRING, check=_MODEL, unset=""),
             Key(field="model_aliases", kind=Kind.ARRAY, check=_alias),

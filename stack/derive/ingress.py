@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from stack import certificates
-from stack.derive import forward_auth, headers, rates
+from stack.derive import forward_auth, headers, rates, waf
 from stack.derive.haproxy import HEALTH, HEALTH_PORT, RESOLVERS, SERVER_DEFAULTS, quoted
 from stack.derive.values import endpoint, managed_name, route_named
 from stack.model import CONFIG_DIR, CertificateProvider, CertificateSource, Http, Role, Route
@@ -20,6 +20,7 @@ HTTP_PORT = 10080
 HTTPS_PORT = FRONT_PORT
 ADMIN_PORT = 10444
 FIGURES_PORT = 10410
+INNER_PORT = 10480  # where the firewall hands back what it has looked at
 
 # Between two parts of an answer that streams: a model that is loaded first says nothing for minutes.
 STREAM = "30m"
@@ -90,6 +91,7 @@ def config(plan: Plan) -> str:
         backends.append(_backend(plan, service, owned.item))
     if login := _login_backend(plan):
         fronts.append(forward_auth.answers(plan, login))
+    handed_on = waf.hand_on(plan)
     return "\n".join(
         (
             _global(plan),
@@ -97,7 +99,11 @@ def config(plan: Plan) -> str:
             HEALTH.strip() + "\n",
             _plain(plan),
             # Every rule of every route comes before the first choice.
-            _public(plan, [*_at_paths(plan), *names, _common(plan), *fronts, *choices]),
+            _public(
+                plan,
+                [*_at_paths(plan), *names, _common(plan), *fronts, *([handed_on] if handed_on else choices)],
+            ),
+            *_looked_at(plan),
             *_admin(plan),
             *_certificate(plan),
             *_login(plan),
@@ -264,6 +270,13 @@ def _public(plan: Plan, fronts: list[str]) -> str:
 
 {"".join(fronts).rstrip()}
 """
+
+
+def _looked_at(plan: Plan) -> tuple[str, ...]:
+    """To the firewall and back, where there is one."""
+    choices = [(owned.item.name, _backend_name(plan.service(owned.owner), owned.item)) for owned in plan.routes]
+    text = waf.backends(plan, INNER_PORT, choices, SERVER_DEFAULTS)
+    return (text,) if text else ()
 
 
 def _at_paths(plan: Plan) -> list[str]:

@@ -29,7 +29,7 @@ from stack.model import (
 from stack.planning.choices import settled, unknown
 from stack.planning.leases import leased
 from stack.planning.replicas import expanded
-from stack.settings import Settings
+from stack.settings import Settings, WafMode
 from stack.words import did_you_mean, listed, shown
 
 
@@ -109,8 +109,8 @@ def mentions(spec: ServiceSpec) -> Iterator[Mention]:
                 yield Mention(path=f"{holder.name}.triggers", holder=holder, value=value)
 
 
-# What a stack does without where nobody can have it: what asks for it then stays shut, and the plan says so.
-OPTIONAL = frozenset({Role.FORWARD_AUTH})
+# What a stack does without where nobody can have it: what asks for a login then stays shut, and the plan says so.
+OPTIONAL = frozenset({Role.FORWARD_AUTH, Role.FIREWALL})
 
 
 def direct_needs(spec: ServiceSpec) -> dict[str, str]:
@@ -130,7 +130,7 @@ def needed_roles(spec: ServiceSpec) -> frozenset[Role]:
     values = [mention.value for mention in mentions(spec)]
     roles: set[Role] = set()
     if spec.routes:
-        roles.add(Role.INGRESS)
+        roles |= {Role.INGRESS, Role.FIREWALL}
     asks_for_login = any(route.access in (Access.SSO, Access.ADMIN) for route in spec.routes)
     if spec.oidc or asks_for_login or any(isinstance(value, Issuer) for value in values):
         roles.add(Role.IDENTITY)
@@ -262,12 +262,19 @@ class _Closure:
         }
 
     def _cannot(self, spec: ServiceSpec) -> str:
-        """Why the source of images cannot give a service; "" where it can."""
+        """Why a service cannot be had; "" where it can."""
+        if self._switched_off(spec):
+            return f"is switched off (waf: {WafMode.NONE})"
         reason = spec.unavailable.get(self.settings.images)
         return f"cannot be had with images: {self.settings.images} ({reason})" if reason else ""
 
+    def _switched_off(self, spec: ServiceSpec) -> bool:
+        return Role.FIREWALL in spec.roles and self.settings.waf is WafMode.NONE
+
     def _possible(self, name: str) -> bool:
         spec = self.catalog[name]
+        if self._switched_off(spec):
+            return False
         return name not in self.out and self.target in spec.targets and self.settings.images not in spec.unavailable
 
     def _add(self, names: Iterable[str]) -> None:

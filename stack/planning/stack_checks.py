@@ -36,6 +36,7 @@ from stack.model import (
     Zone,
 )
 from stack.planning import budget
+from stack.planning.exclusions import exclusions
 from stack.planning.resolve import Mention, Selection, at, flatten, holders, mentions
 from stack.planning.service_checks import Check, absent, no_port, own_value
 from stack.settings import Settings
@@ -418,6 +419,7 @@ STACK_CHECKS: tuple[Check, ...] = (
     databases,
     issuer,
     routes,
+    exclusions,
     moved,
     tuned,
     prefixes,

@@ -6,6 +6,7 @@ Upstream: hashicorp/consul. Facts: docs/services/consul.md
 from stack import images
 from stack.derive import discovery
 from stack.model import (
+    FREE_TEXT,
     Access,
     BackupSet,
     Command,
@@ -33,6 +34,8 @@ from stack.model import (
     Target,
     Template,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -181,7 +184,24 @@ SERVICE = ServiceSpec(
         ),
     ),
     volumes=(Volume("data", BackupSet(stop=True)),),
-    routes=(Route(name="consul", port="http", access=Access.ADMIN, streaming=True),),
+    routes=(
+        Route(
+            name="consul",
+            port="http",
+            access=Access.ADMIN,
+            streaming=True,
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/v1/kv/",),
+                        reason="A value is whatever an administrator keeps there, configuration and scripts included",
+                    ),
+                ),
+            ),
+        ),
+    ),
     proofs=(
         Proof("there is a leader, and a service is found with a token alone", "stack.proofs.consul:catalogue"),
         Proof("the catalogue answers nobody outside", "stack.proofs.ports:closed"),

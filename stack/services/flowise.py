@@ -9,6 +9,7 @@ front door but the calls of flows.
 
 from stack import images
 from stack.model import (
+    FREE_TEXT,
     Access,
     AsExport,
     BackupSet,
@@ -42,6 +43,8 @@ from stack.model import (
     Target,
     Template,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -265,6 +268,17 @@ SERVICE = ServiceSpec(
             deny=("/api/v1/metrics", "/api/v1/account/register", "/api/v1/node-custom-function"),
             # Calls of flows: each asks for the key that its flow was given.
             open=("/api/v1/prediction/",),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/api/v1/",),
+                        reason="Flows are drawn here, with prompts, code and addresses in them, by editors and "
+                        "administrators; and the questions to them are text for a model",
+                    ),
+                ),
+            ),
         ),
     ),
     proofs=(

@@ -80,6 +80,7 @@ SERVICE = ServiceSpec(
                 Port("http", ingress.HTTP_PORT),
                 Port("https", ingress.HTTPS_PORT),
                 Port("admin", ingress.ADMIN_PORT),
+                Port("inner", ingress.INNER_PORT),
                 Port("healthz", ingress.HEALTH_PORT),
                 Port("figures", ingress.FIGURES_PORT),
                 Port("certificate", ingress.CERTIFICATE_PORT),

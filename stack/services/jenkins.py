@@ -15,6 +15,7 @@ from stack import images
 from stack.derive.values import issuer_url, route_named
 from stack.model import (
     CONFIG_DIR,
+    FREE_TEXT,
     REALM_ROLES,
     Access,
     BackupSet,
@@ -42,6 +43,8 @@ from stack.model import (
     Target,
     Template,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -261,6 +264,16 @@ SERVICE = ServiceSpec(
             streaming=True,
             prefix=PREFIX,
             rate=RateClass.BUNDLE,
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=(*FREE_TEXT, "XML:/*"),
+                        paths=(f"{PREFIX}/job/", f"{PREFIX}/view/", f"{PREFIX}/createItem"),
+                        reason="Jobs are scripts, sent by forms and as XML by those who may write them",
+                    ),
+                ),
+            ),
         ),
     ),
     oidc=OidcClient(

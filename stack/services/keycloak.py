@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from stack import images
 from stack.model import (
+    FREE_TEXT,
     Access,
     Choice,
     ContainerSpec,
@@ -40,6 +41,8 @@ from stack.model import (
     Static,
     Target,
     Template,
+    Waf,
+    WafExclusion,
     Writable,
     Zone,
 )
@@ -201,8 +204,8 @@ SERVICE = ServiceSpec(
             tmpfs={"/tmp": 64, "/opt/keycloak/data": 64},
             health=HealthCheck(test=Http("management", "/health/ready"), interval_s=4, start_period_s=420),
             limits={
-                Target.DEV: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
-                Target.PI: ResourceLimits(memory_mb=900, cpus=2, pids=512),
+                Target.DEV: ResourceLimits(memory_mb=900, cpus=2, pids=512),
+                Target.PI: ResourceLimits(memory_mb=836, cpus=2, pids=512),
                 Target.GPU: ResourceLimits(memory_mb=1024, cpus=2, pids=512),
             },
             writable=Writable(
@@ -289,7 +292,32 @@ SERVICE = ServiceSpec(
         ),
     ),
     # Health and metrics live on the management port, which has no route; denied here too, should they move.
-    routes=(Route(name="auth", port="http", access=Access.PUBLIC, movable=True, deny=("/metrics", "/health")),),
+    routes=(
+        Route(
+            name="auth",
+            port="http",
+            access=Access.PUBLIC,
+            movable=True,
+            deny=("/metrics", "/health"),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=("ARGS:password", "ARGS:password-new", "ARGS:password-confirm", "ARGS:client_secret"),
+                        reason="A password or secret has whatever characters its owner chose, and is only ever hashed "
+                        "or compared",
+                    ),
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/admin/realms/",),
+                        reason="The administration sends the realm as JSON: patterns, addresses, HTML of pages, "
+                        "passwords. It answers to tokens of administrators alone",
+                    ),
+                ),
+            ),
+        ),
+    ),
     proofs=(
         Proof("a new user logs in", "stack.proofs.keycloak:login"),
         Proof("its pages look as the stack says", "stack.proofs.keycloak:face"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stack import images
 from stack.derive import models
 from stack.model import (
+    FREE_TEXT,
     Access,
     ClientId,
     ClientSecret,
@@ -42,6 +43,8 @@ from stack.model import (
     Static,
     Target,
     Template,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -214,6 +217,17 @@ SERVICE = ServiceSpec(
             streaming=True,
             paths=(*PAGES, *MODEL_PATHS),
             headers=Headers.nothing(),  # its pages say themselves what they need
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=MODEL_PATHS,
+                        reason="Prompts are text for a model, whatever language they are written in. Nothing here "
+                        "runs them, and each needs a key",
+                    ),
+                ),
+            ),
         ),
     ),
     oidc=OidcClient(

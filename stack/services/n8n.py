@@ -12,6 +12,7 @@ from dataclasses import replace
 from stack import images
 from stack.model import (
     CONFIG_DIR,
+    FREE_TEXT,
     Access,
     BackupSet,
     ByTarget,
@@ -49,6 +50,8 @@ from stack.model import (
     Template,
     Value,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 from stack.settings import Settings
@@ -421,6 +424,18 @@ SERVICE = ServiceSpec(
             # A credential's consent page opens in a window that tells the editor when it is done.
             rate=RateClass.BUNDLE,
             headers=Headers(coop="same-origin-allow-popups"),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/rest/",),
+                        reason="The editor saves workflows, which are made of code, SQL, HTML and addresses. Nobody "
+                        "gets here without a login as editor or administrator, and these may run what they like",
+                    ),
+                ),
+            ),
+            body_mb=32,
         ),
     ),
     proofs=(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from stack import images
 from stack.derive import models
 from stack.model import (
+    FREE_TEXT,
     Access,
     AsExport,
     BackupSet,
@@ -39,6 +40,8 @@ from stack.model import (
     ServiceSpec,
     Target,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -78,6 +81,31 @@ HEADERS = Headers(
     "base-uri 'self'; form-action 'self'; object-src 'none'; frame-ancestors 'self'",
     permissions="camera=(self), display-capture=(self), geolocation=(self), microphone=(self), midi=(), payment=(), "
     "serial=(), usb=()",
+)
+
+# Where the page sends what people wrote: questions, notes, documents, prompts and the settings of all these.
+WRITTEN = (
+    "/api/chat/",
+    "/api/embeddings",
+    "/api/tasks/",
+    "/api/v1/channels/",
+    "/api/v1/chats/",
+    "/api/v1/evaluations/",
+    "/api/v1/files/",
+    "/api/v1/folders/",
+    "/api/v1/functions/",
+    "/api/v1/knowledge/",
+    "/api/v1/memories/",
+    "/api/v1/messages",
+    "/api/v1/models/",
+    "/api/v1/notes/",
+    "/api/v1/prompts/",
+    "/api/v1/retrieval/",
+    "/api/v1/tasks/",
+    "/api/v1/tools/",
+    "/api/v1/users/user/settings/",
+    "/ollama/api/",
+    "/openai/",
 )
 
 SERVICE = ServiceSpec(
@@ -219,6 +247,26 @@ SERVICE = ServiceSpec(
             streaming=True,
             rate=RateClass.BUNDLE,
             headers=HEADERS,
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=WRITTEN,
+                        reason="People write here what they like, and models answer it: SQL, shell, HTML and paths of "
+                        "files are what they talk about. It is kept through an ORM with bound values, and shown "
+                        "as Markdown by a page that cleans it",
+                    ),
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=("ARGS:json.password",),
+                        paths=("/api/v1/auths/",),
+                        reason="A password has whatever characters its owner chose, and is only ever hashed",
+                    ),
+                ),
+            ),
+            # Documents to be asked about.
+            body_mb=64,
         ),
     ),
     oidc=OidcClient(

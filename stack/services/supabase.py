@@ -8,6 +8,7 @@ The gateway (the main container) is the only one with a route: it lets through w
 from stack import images
 from stack.derive.haproxy import LOG_FORMAT, RESOLVERS, SERVER_DEFAULTS
 from stack.model import (
+    FREE_TEXT,
     Access,
     ClientId,
     ClientSecret,
@@ -38,6 +39,8 @@ from stack.model import (
     Signed,
     Target,
     Template,
+    Waf,
+    WafExclusion,
     Zone,
 )
 from stack.settings import Settings
@@ -307,7 +310,32 @@ SERVICE = ServiceSpec(
             setup="setup.sql",
         ),
     ),
-    routes=(Route(name="supabase", port="http", access=Access.MACHINE, paths=(AUTH, REST), headers=Headers.nothing()),),
+    routes=(
+        Route(
+            name="supabase",
+            port="http",
+            access=Access.MACHINE,
+            paths=(AUTH, REST),
+            headers=Headers.nothing(),
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=(REST,),
+                        reason="Filters of PostgREST look like SQL, and rows hold any text. It writes statements from "
+                        "names that it knows and values that it binds",
+                    ),
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=("ARGS:json.password",),
+                        paths=(AUTH,),
+                        reason="A password has whatever characters its owner chose, and is only ever hashed",
+                    ),
+                ),
+            ),
+        ),
+    ),
     oidc=OidcClient(route="supabase", redirect_paths=("/auth/v1/callback",), roles={"admin": "admin", "user": "*"}),
     proofs=(
         Proof(

@@ -5,6 +5,7 @@ Upstream: supabase/supabase, apps/studio. Facts: docs/services/supabase.md
 
 from stack import images
 from stack.model import (
+    FREE_TEXT,
     Access,
     BackupSet,
     ContainerSpec,
@@ -24,6 +25,8 @@ from stack.model import (
     ServiceSpec,
     Target,
     Volume,
+    Waf,
+    WafExclusion,
     Zone,
 )
 
@@ -89,6 +92,24 @@ SERVICE = ServiceSpec(
         ),
     ),
     volumes=(Volume("snippets", BackupSet.files()),),
-    routes=(Route(name="studio", port="http", access=Access.ADMIN, deny=("/api/mcp", "/mcp"), rate=RateClass.BUNDLE),),
+    routes=(
+        Route(
+            name="studio",
+            port="http",
+            access=Access.ADMIN,
+            deny=("/api/mcp", "/mcp"),
+            rate=RateClass.BUNDLE,
+            waf=Waf(
+                exclusions=(
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=FREE_TEXT,
+                        paths=("/api/platform/",),
+                        reason="It is an editor of SQL, for administrators alone: statements are what it sends",
+                    ),
+                ),
+            ),
+        ),
+    ),
     proofs=(Proof("it answers nobody outside", "stack.proofs.ports:closed"),),
 )

@@ -86,8 +86,12 @@ def test_provided_keys_are_those_of_all_services() -> None:
     assert catalog.provided_keys([make.service("x", secrets=secrets)]) == {"smtpPassword"}
 
 
-# Words that only look like a service: an encoding, a profile, a plugin of Pulumi.
-NO_SERVICE = {"stack/model.py": {"redis", "supabase"}, "ops/toolchain/pins.py": {"keycloak"}}
+# Words that only look like a service: an encoding, a profile, a key of the configuration, a plugin of Pulumi.
+NO_SERVICE = {
+    "stack/model.py": {"redis", "supabase"},
+    "stack/settings.py": {"waf"},
+    "ops/toolchain/pins.py": {"keycloak"},
+}
 
 
 def test_no_list_of_services_is_kept_anywhere(root: Path) -> None:

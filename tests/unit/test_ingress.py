@@ -92,7 +92,7 @@ def test_denied_paths_are_answered_before_the_backend() -> None:
     https = section(ingress.config(planned()), "frontend https")
     deny = next(line for line in https.splitlines() if "path,url_dec" in line)
     assert "if host_auth" in deny and "-m beg -i /metrics /health" in deny
-    assert https.index(deny) < https.index("use_backend keycloak-auth")
+    assert https.index(deny) < https.index("use_backend firewall if host_auth")
     assert deny.endswith(f"|| host_auth {{ path,url_dec -m reg {quoted(ingress.DOTTED_PATH)} }}")
 
 
@@ -124,7 +124,7 @@ def test_a_service_below_a_path_has_one_address() -> None:
     elsewhere = f"{nowhere} shared_host !{{ var(txn.route) -m found }}\n"
     assert f"{nowhere} host_chat !below_chat\n" in front and elsewhere in front
     assert front.index(elsewhere) < front.index("use_backend"), "no backend ever sees the domain itself"
-    assert front.index("use_backend open-webui-chat if host_chat") > 0, "and none has the path alone for a condition"
+    assert front.index("use_backend firewall if host_chat") > 0, "and none has the path alone for a condition"
 
 
 def test_the_domain_itself_is_a_name_where_a_path_of_it_leads_on() -> None:
@@ -169,7 +169,7 @@ def test_what_needs_no_login_is_spared_by_whole_folders_as_they_are_written() ->
     assert "acl open_chat path -m beg /hook/ /form/\n" in front
     deny = next(line for line in front.splitlines() if "if host_chat" in line and "deny" in line)
     assert deny.endswith("if host_chat !open_chat || host_chat odd_chat")
-    assert front.index(deny) < front.index("use_backend open-webui-chat")
+    assert front.index(deny) < front.index("use_backend firewall if host_chat")
 
 
 @pytest.mark.parametrize("path", ["/hook/../x", "/hook/..", "//hook/x", "/hook//x", "/hook/.", "/hook/./x", "/a\\b"])
