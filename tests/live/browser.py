@@ -82,7 +82,8 @@ class Browser:
     def complaints(self) -> list[str]:
         """What the browser's console says is wrong since it was last asked, without networks that changed."""
         said = [str(line["message"]) for line in self.chrome.get_log("browser") if line["level"] == "SEVERE"]
-        return [line for line in said if "ERR_NETWORK_CHANGED" not in line]
+        # A page that lost a part of itself, as `shown` knows it, complains of that in more than one line.
+        return [line for line in said if "ERR_NETWORK_CHANGED" not in line and "dynamically imported" not in line]
 
     def keep(self, name: str) -> Path:
         """A picture of what is to be seen now, as an artifact."""
