@@ -272,7 +272,8 @@ Asks the registries what each tag stands for, how old that is and what is newest
         summary="check this machine and the configuration; each problem says how to fix it",
         details="""\
 Looks at the engine, memory, disk, ports, names, clock, GPU, versions, the state and its passphrase, and changes
-nothing. Exit code 1: something would keep up from working.""",
+nothing. Then advice about the machine itself: SSH, firewall, updates, auditing, time, swap, trim, governor, cgroups.
+Exit code 1: something would keep up from working; advice alone never gives it.""",
         run="ops.doctor:run",
         add=_json,
     ),
