@@ -259,13 +259,15 @@ be planned, with every problem and its fix.""",
     ),
     Verb(
         name="images",
-        summary="every image with its digest, age and newest release; lock writes images.lock.json",
+        summary="every image with its digest, age and newest release; lock writes images.lock.json, scan looks for holes",
         details="""\
 Asks the registries what each tag stands for, how old that is and what is newest; what they do not say is unknown.
-./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.""",
+./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.
+./kit images scan has Trivy or Grype look for known vulnerabilities, and holds them to the budget in images.scan.yaml.
+Exit code 1: over it. 3: could not be judged (no scanner, no vulnerability database), which is no pass.""",
         run="ops.images:run",
         add=_json,
-        actions=("lock",),
+        actions=("lock", "scan"),
     ),
     Verb(
         name="doctor",

@@ -38,7 +38,8 @@ class Container:
         return str(self.inputs.get(key) or "")
 
     def items(self, key: str) -> list[Any]:
-        return list(self.inputs.get(key) or [])
+        found = self.inputs.get(key) or []
+        return [] if found == UNKNOWN else list(found)
 
     @property
     def labels(self) -> Mapping[str, str]:
