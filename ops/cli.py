@@ -259,7 +259,7 @@ be planned, with every problem and its fix.""",
     ),
     Verb(
         name="images",
-        summary="every image with its digest, age and newest release; lock writes images.lock.json, scan looks for holes",
+        summary="every image: digest, age, newest release; lock writes images.lock.json, scan looks for holes",
         details="""\
 Asks the registries what each tag stands for, how old that is and what is newest; what they do not say is unknown.
 ./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.

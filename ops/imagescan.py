@@ -140,7 +140,7 @@ def _ignore(
 # -------------------------------------------------------------------------------------------------------- answers
 
 
-class Unjudged(Exception):
+class Unjudged(Exception):  # noqa: N818 - it is a verdict
     """Why an image could not be looked at, or not well enough to say anything."""
 
 
@@ -156,7 +156,7 @@ class Finding:
 
 
 def read_trivy(text: str) -> tuple[Finding, ...]:
-    """The findings in what `trivy image --format json --list-all-pkgs` prints (schema 2). Unjudged for anything else."""
+    """The findings in what `trivy image --format json --list-all-pkgs` prints. Unjudged for anything else."""
     document = _object(text, "Trivy")
     if document.get("SchemaVersion") != 2:
         raise Unjudged(f"Trivy answered in schema {document.get('SchemaVersion')!r}, and 2 is known here")

@@ -37,12 +37,13 @@ def plan(
     target: Target, profiles: tuple[str, ...] = PROFILES, services: tuple[ServiceSpec, ...] = SERVICES, **changes: Any
 ) -> Plan:
     """Of any size: the machine has what it takes."""
+    card = {"gpu_memory_mb": 2**16} if target is Target.GPU else {}
     settings = Settings(
         stack="x",
         target=target,
         profiles=profiles,
         provided_secrets=catalog.provided_keys(services),
-        **{"memory_mb": 2**20, "disk_gb": 2**12, "gpu_memory_mb": 2**16, "cpus": 256, **changes},
+        **{"memory_mb": 2**20, "disk_gb": 2**12, "cpus": 256, "page_size": 4096, **card, **changes},
     )
     return planning.build(settings, replace(targets.profile(settings), observe_mb=0), services)
 

@@ -64,7 +64,6 @@ def test_a_machine_that_is_looked_after_is_left_in_peace() -> None:
         (wall(active=(), listening=("port 22", "port 5432")), "firewall", "other machines reach port 22, port 5432"),
         (wall(active=(), seen=False), "firewall", "cannot be read"),
         (wall(published=("0.0.0.0:8443",)), "docker ports", "before ufw"),
-        (wall(active=(), docker_user=None, published=("0.0.0.0:1",)), "docker ports", "0.0.0.0:1 of containers"),
         (replace(GOOD, updates=False), "updates", "nothing installs"),
         (replace(GOOD, reboot_wanted=True), "reboot", "waits"),
         (replace(GOOD, confined_by=""), "confinement", "neither"),
@@ -117,6 +116,11 @@ def test_one_thing_that_is_wrong_is_one_warning_with_a_fix_and_a_reason(
 )
 def test_what_is_fine_too(facts: HostFacts) -> None:
     assert warned(facts) == {}
+
+
+def test_without_a_firewall_ports_of_containers_are_named_beside_it() -> None:
+    found = warned(wall(active=(), docker_user=None, published=("0.0.0.0:1",)))
+    assert set(found) == {"firewall", "docker ports"} and found["docker ports"].startswith("0.0.0.0:1 of containers")
 
 
 def test_passwords_are_worse_where_nothing_bans() -> None:
