@@ -58,7 +58,7 @@ def registered(of: Plan) -> Recording:
     return recording
 
 
-def judged(of: Plan) -> set[policy.Used]:
+def judged(of: Plan, known: tuple[policy.Exemption, ...] = EXEMPTIONS) -> set[policy.Used]:
     """The exceptions that a plan needs, once nothing of it breaks a rule without a reason."""
     recording = registered(of)
     used: set[policy.Used] = set()
@@ -68,7 +68,7 @@ def judged(of: Plan) -> set[policy.Used]:
     for each in containers:
         box = Container(each.inputs)
         assert box.kind in ("service", "job", "files", "reload"), f"{each.name} is of no kind that the rules know"
-        broken, excused = policy.judge(box, EXEMPTIONS)
+        broken, excused = policy.judge(box, known)
         breaches += broken
         used |= set(excused)
     for each in recording.all(policy.NETWORK):
@@ -77,45 +77,37 @@ def judged(of: Plan) -> set[policy.Used]:
     return used
 
 
-def options() -> list[tuple[ServiceSpec, ...]]:
-    """The services with each option of a choice that brings an exception of its own."""
-    found: list[tuple[ServiceSpec, ...]] = []
+def options() -> list[Plan]:
+    """A plan for each option of a choice that brings an exception of its own: of that service and what it needs."""
+    found: list[Plan] = []
     for spec in SERVICES:
         plainly = set(policy.exemptions([replace(spec, choices=())]))
         for option in (option for choice in spec.choices for option in choice.options.values()):
             chosen = replace(option(spec), choices=())
             if set(policy.exemptions([chosen])) - plainly:
-                found.append(tuple(chosen if each.name == spec.name else each for each in SERVICES))
+                services = tuple(chosen if each.name == spec.name else each for each in SERVICES)
+                profiles = tuple(profile.name for profile in spec.profiles) or ("chat",)
+                found.append(plan(Target.DEV, profiles, services))
     return found
 
 
-@pytest.fixture(scope="module")
-def used() -> set[policy.Used]:
-    return set()
+def test_every_target_keeps_to_the_rules_and_no_exception_is_for_nothing() -> None:
+    """Each target, each option that brings an exception, a stack on every address: no breach without a reason.
 
-
-@pytest.mark.parametrize("target", list(Target))
-def test_every_target_keeps_to_the_rules(target: Target, used: set[policy.Used]) -> None:
-    used |= judged(plan(target))
-
-
-def test_so_do_the_options_of_choices_and_a_stack_on_every_address(used: set[policy.Used]) -> None:
-    for services in options():
-        used |= judged(plan(Target.DEV, services=services))
+    And no reason without a need: one that nothing of all this needs is to be taken out.
+    """
+    used: set[policy.Used] = set()
+    for target in Target:
+        used |= judged(plan(target))
+    for each in options():
+        used |= judged(each, policy.exemptions([service.spec for service in each.services]))
     used |= judged(plan(Target.DEV, ("chat",), bind_address="0.0.0.0"))
-
-
-def test_no_exception_is_for_nothing(used: set[policy.Used]) -> None:
-    """After the tests above: each reason that is written down was needed by something."""
-    if not used:
-        pytest.skip("the tests above did not run")
     needed = {(item.rule, item.who, item.reason) for item in used}
-    for item in EXEMPTIONS:
-        # The others are looked at while planning, which refuses one that excuses nothing.
-        if item.rule not in policy.PLANNED:
-            assert item.reason.strip() and (item.rule, item.container, item.reason) in needed, item
-    for item in policy.GENERAL:
-        assert (item.rule, item.who, item.reason) in needed, item.who
+    # The others are looked at while planning, which refuses one that excuses nothing.
+    wanted = {(item.rule, item.container, item.reason) for item in EXEMPTIONS if item.rule not in policy.PLANNED}
+    wanted |= {(item.rule, item.who, item.reason) for item in policy.GENERAL}
+    assert wanted - needed == set()
+    assert all(item.reason.strip() for item in EXEMPTIONS)
 
 
 @pytest.mark.parametrize("target", list(Target))

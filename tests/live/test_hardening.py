@@ -21,6 +21,7 @@ import pytest
 from ops import planview
 from stack import policy
 from stack.catalog import discover
+from stack.model import Zone
 from stack.plan import Plan
 from stack.zones import ZONES, shared
 from tests.live import cisdocker
@@ -131,24 +132,6 @@ def test_at_least_24_of_the_26_scored_checks_pass_and_no_other_fails_without_a_r
 def _top(name: str) -> str:
     lines = docker("top", name, "-eo", "pid,comm").splitlines()[1:]
     return json.dumps([line.split(maxsplit=1) for line in lines])
-
-
-def test_a_container_that_is_open_fails_the_checks(up: Up) -> None:
-    """That the reading above finds anything: one container with everything that is wrong."""
-    name = f"{PREFIX}careless"
-    argv = ["run", "-d", "--rm", "--name", name, "--privileged", "--user", "0", "--pid", "host", "--ipc", "host"]
-    argv += ["--network", "host", "-v", "/var/run/docker.sock:/s", "-v", "/etc:/e:shared", "--uts", "host"]
-    argv += ["--security-opt", "seccomp=unconfined", "--entrypoint", "python3", up.python, "-c"]
-    docker(*argv, "import time; time.sleep(60)")
-    try:
-        item = json.loads(docker("inspect", name))[0]
-    finally:
-        docker("rm", "-f", name, check=False)
-    running = {name: frozenset({"sshd"})}
-    found = cisdocker.run(cisdocker.Seen(info={}, containers=(item,), processes=running, selinux=True))
-    # It publishes nothing, on-failure is not its policy, its cgroup is the engine's, and its users nobody maps.
-    fine = {"5.3", "5.8", "5.9", "5.14", "5.15", "5.25", "5.31"}
-    assert {result.number for result in found if not result.failed} == fine
 
 
 def test_the_kernel_sees_processes_without_any_privilege(up: Up) -> None:
@@ -321,7 +304,7 @@ def test_a_stranger_on_their_network_finds_only_the_declared_ports(up: Up) -> No
     """All 65,535 of each container, from another container, on one of its networks."""
     where: dict[str, dict[str, str]] = {}
     for name in up.inspected:
-        network = up.networks(name)[0]
+        network = next(each for each in up.networks(name) if not ZONES[Zone(each.removeprefix(PREFIX))].isolated)
         where.setdefault(network, {})[name] = up.address(name, network)
     found: dict[str, list[int]] = {}
     for network, addresses in where.items():
