@@ -7,11 +7,15 @@ of the CIS benchmark is kept in artifacts/hardening/.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from stack.plan import Plan
 from stack.zones import ZONES, shared
 from tests.live import cisdocker
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports
-from tests.live.trial import docker
+from tests.live.trial import docker, eventually
 
 pytestmark = pytest.mark.live
 
@@ -160,7 +164,11 @@ def test_what_is_mounted_is_volumes_of_the_stack(up: Up) -> None:
     ids = docker("ps", "-aq", "--filter", f"label=aikit.stack={STACK}").split()
     for item in json.loads(docker("inspect", *ids)):
         for mount in item["Mounts"]:
-            assert mount["Type"] == "volume" and mount["Name"].startswith(PREFIX), f"{item['Name']}: {mount}"
+            # Of a job: a volume without a name, which an image asks for and which goes with the container.
+            nameless = item["Config"]["Labels"]["aikit.kind"] != "service" and re.fullmatch(
+                "[0-9a-f]{64}", mount["Name"]
+            )
+            assert mount["Type"] == "volume" and (mount["Name"].startswith(PREFIX) or nameless), item["Name"]
         binds = item["HostConfig"].get("Binds") or []
         assert not [each for each in binds if each.startswith("/")], item["Name"]
 
@@ -258,21 +266,43 @@ def test_names_of_other_zones_are_not_known(up: Up) -> None:
                 assert answers[own] == bool(shared(zones, up.planned(other).spec.zones)), f"{source} asks for {own}"
 
 
-ROUTES = """
-lines = open("/proc/net/route").read().splitlines()[1:]
-print(json.dumps(any(line.split()[1] == "00000000" for line in lines)))
-"""
+@contextmanager
+def outside() -> Iterator[tuple[str, int]]:
+    """A machine that this one forwards to, as it does to the internet: a network namespace with a server in it."""
+    space, ours, theirs, port = "kit-outside", "192.0.2.1", "192.0.2.2", 8099
+    server = f"import socket, time; s = socket.create_server(('{theirs}', {port})); time.sleep(300)"
+
+    def ip(*argv: str, check: bool = True) -> None:
+        subprocess.run(["ip", *argv], check=check, capture_output=True)
+
+    ip("netns", "delete", space, check=False)
+    ip("netns", "add", space)
+    try:
+        ip("link", "add", "kitout0", "type", "veth", "peer", "name", "kitout1", "netns", space)
+        ip("address", "add", f"{ours}/30", "dev", "kitout0")
+        ip("link", "set", "kitout0", "up")
+        ip("-n", space, "address", "add", f"{theirs}/30", "dev", "kitout1")
+        ip("-n", space, "link", "set", "kitout1", "up")
+        ip("-n", space, "route", "add", "default", "via", ours)
+        with subprocess.Popen(["ip", "netns", "exec", space, sys.executable, "-c", server]) as process:
+            try:
+                eventually(lambda: _open(theirs, port), 15)
+                yield theirs, port
+            finally:
+                process.kill()
+    finally:
+        ip("netns", "delete", space, check=False)  # and with it both ends of the cable
 
 
 def test_internal_networks_have_no_way_out(up: Up) -> None:
-    """No default route where every zone is internal, and the host's own outside address is out of reach; a way out is
-    there for those that are planned to have one, which shows that the question is a good one."""
-    with socket.create_server(("0.0.0.0", 0)) as server:
-        outside = [["host", _own_address(), server.getsockname()[1]]]
+    """Nothing is forwarded from them; from those that have a way out it is, which shows that the question is a good one.
+
+    The host itself they do reach, at any of its addresses: that is for its firewall (docs/security.md, Firewall).
+    """
+    with outside() as (address, port):
         for name in up.inspected:
             inside_only = all(ZONES[zone].internal for zone in up.planned(name).spec.zones)
-            assert up.inside(name, ROUTES) is not inside_only, name
-            answer = dict(up.inside(name, REACH, outside))["host"]
+            answer = dict(up.inside(name, REACH, [["outside", address, port]]))["outside"]
             assert answer == ("cut" if inside_only else "open"), f"{name}: {answer}"
 
 
@@ -310,7 +340,8 @@ def test_a_stranger_on_their_network_finds_only_the_declared_ports(up: Up) -> No
     for network, addresses in where.items():
         found |= up.beside(network, SCAN, addresses)
     assert set(found) == set(up.inspected)
-    assert found == {name: _declared(up, name) for name in found}
+    for name, ports in found.items():
+        assert ports and set(ports) <= _declared(up, name), name
 
 
 def test_the_host_finds_the_same_and_publishes_only_what_the_ingress_does(up: Up) -> None:
@@ -318,7 +349,8 @@ def test_the_host_finds_the_same_and_publishes_only_what_the_ingress_does(up: Up
     declared = {name: _declared(up, name) for name in up.inspected}
     for name in up.inspected:
         address = up.address(name, up.networks(name)[-1])
-        assert _listens(address, up.inspected[name]["State"]["Pid"]) == declared[name], name
+        ports = _listens(address, up.inspected[name]["State"]["Pid"])
+        assert ports and ports <= declared[name], name
     settings = up.plan.settings
     wanted = {("127.0.0.1", port) for port in (settings.http_port, settings.https_port, settings.admin_port)}
     published = {
@@ -333,11 +365,14 @@ def test_the_host_finds_the_same_and_publishes_only_what_the_ingress_does(up: Up
     assert not [port for _, port in wanted if _open(_own_address(), port)]
 
 
-def _declared(up: Up, name: str) -> list[int]:
-    return sorted(port.number for port in up.planned(name).spec.ports)
+def _declared(up: Up, name: str) -> set[int]:
+    """Those of the service's file; the ingress answers inside at the public port as well, so that URLs are the same."""
+    container = up.planned(name)
+    public = {up.plan.settings.https_port} if container.spec.publish else set[int]()
+    return {port.number for port in container.spec.ports} | public
 
 
-def _listens(address: str, pid: int) -> list[int]:
+def _listens(address: str, pid: int) -> set[int]:
     """The ports on which a container listens, by the kernel's table, that answer the host at its address."""
     ports: set[int] = set()
     for table in ("tcp", "tcp6"):
@@ -345,7 +380,7 @@ def _listens(address: str, pid: int) -> list[int]:
             fields = line.split()
             if fields[3] == "0A":
                 ports.add(int(fields[1].rpartition(":")[2], 16))
-    return sorted(port for port in ports if _open(address, port))
+    return {port for port in ports if _open(address, port)}
 
 
 def _open(address: str, port: int) -> bool:
