@@ -295,7 +295,7 @@ def outside() -> Iterator[tuple[str, int]]:
 
 
 def test_internal_networks_have_no_way_out(up: Up) -> None:
-    """Nothing is forwarded from them; from those that have a way out it is, which shows that the question is a good one.
+    """Nothing is forwarded from them; from those that have a way out it is, so the question is a good one.
 
     The host itself they do reach, at any of its addresses: that is for its firewall (docs/security.md, Firewall).
     """
