@@ -481,9 +481,14 @@ def run(session: Session, arguments: argparse.Namespace, now: datetime | None = 
             code=NOT_JUDGED,
         ) from error
     rules = limits(text, now.date(), _every_image())
-    scanner = choose()
     try:
+        scanner = choose()
         made = database(scanner, rules.database_days, now)
+    except KitError as error:
+        if not arguments.json:
+            raise
+        console.say(json.dumps({"stack": session.stack, "passed": False, "not_judged": error.what}, indent=2))
+        return NOT_JUDGED
     except Unjudged as error:
         if arguments.json:
             console.say(json.dumps({"stack": session.stack, "passed": False, "not_judged": str(error)}, indent=2))

@@ -1,4 +1,4 @@
-"""The policy pack with the real engine: it refuses a container that gives something away, and lets a closed one pass."""
+"""The policy pack with the real engine: it refuses a container that is open, and lets a closed one pass."""
 
 from __future__ import annotations
 
@@ -69,6 +69,6 @@ def test_the_pack_refuses_what_is_open_and_lets_the_rest_pass(project: Project, 
     refused = project.preview("--policy-pack", str(pack))
     assert not refused.ok, refused
     for rule in ("read-only-root", "volumes", "zones"):
-        assert f"[mandatory]  ai-kit@v1.0.0  {rule}" in refused.text or rule in refused.text, refused
+        assert rule in refused.text, refused
     assert "/var/run/docker.sock" in refused.text
     assert "non-root" not in refused.text

@@ -324,6 +324,7 @@ def scanned(
 def test_no_scanner_is_no_pass(scanned: Callable[..., Outcome]) -> None:
     outcome = scanned()
     assert outcome.code == 3 and "Nothing was judged" in outcome.said
+    assert json.loads(scanned(as_json=True).said)["passed"] is False
 
 
 def test_no_database_is_no_pass(scanned: Callable[..., Outcome], tmp_path: Path) -> None:
