@@ -28,6 +28,10 @@ Rule = Callable[["Container"], str]
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
+def _table(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
 @dataclass(frozen=True)
 class Container:
     """The inputs of one container, with what the rules ask about by name. kind: service, job, files or reload."""
@@ -38,8 +42,16 @@ class Container:
         return str(self.inputs.get(key) or "")
 
     def items(self, key: str) -> list[Any]:
-        found = self.inputs.get(key) or []
+        found: Any = self.inputs.get(key) or ()
         return [] if found == UNKNOWN else list(found)
+
+    def table(self, key: str) -> Mapping[str, Any]:
+        return _table(self.inputs.get(key))
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The capabilities that it is given back."""
+        return tuple(str(name) for name in self.table("capabilities").get("adds") or ())
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -77,13 +89,11 @@ def _read_only_root(box: Container) -> str:
 
 
 def _drops_all(box: Container) -> str:
-    dropped = (box.inputs.get("capabilities") or {}).get("drops") or []
-    return "" if "ALL" in dropped else "it keeps capabilities: drops is not ALL"
+    return "" if "ALL" in (box.table("capabilities").get("drops") or ()) else "it keeps capabilities: drops is not ALL"
 
 
 def _adds_none(box: Container) -> str:
-    added = (box.inputs.get("capabilities") or {}).get("adds") or []
-    return f"it has {', '.join(map(str, added))}" if added else ""
+    return f"it has {', '.join(box.added)}" if box.added else ""
 
 
 def _no_new_privileges(box: Container) -> str:
@@ -117,14 +127,14 @@ def _processor(box: Container) -> str:
 
 
 def _health(box: Container) -> str:
-    tests = (box.inputs.get("healthcheck") or {}).get("tests") or []
+    tests: list[Any] = list(box.table("healthcheck").get("tests") or ())
     if box.lasting and (len(tests) < 2 or tests[0] not in ("CMD", "CMD-SHELL")):
         return "nothing asks whether it works"
     return ""
 
 
 def _log(box: Container) -> str:
-    options = box.inputs.get("logOpts") or {}
+    options = box.table("logOpts")
     if box.text("logDriver") == "json-file" and not (options.get("max-size") and options.get("max-file")):
         return "its log grows for ever"
     return "" if box.text("logDriver") in ("json-file", "local", "journald") else "where its log goes is not said"
@@ -183,7 +193,7 @@ def _pinned(box: Container) -> str:
 
 
 def _bounded_tmpfs(box: Container) -> str:
-    tmpfs = cast("Mapping[str, Any]", box.inputs.get("tmpfs") or {})
+    tmpfs = box.table("tmpfs")
     loose = [path for path, options in tmpfs.items() if "size=" not in str(options)]
     executable = [path for path, options in tmpfs.items() if "exec" in str(options).split(",")]
     if executable:
@@ -284,8 +294,7 @@ GENERAL: tuple[General, ...] = (
         applies=lambda box: (
             box.kind == "files"
             and box.text("networkMode") == "none"
-            and set((box.inputs.get("capabilities") or {}).get("adds") or [])
-            <= {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"}
+            and set(box.added) <= {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"}
         ),
     ),
     General(
@@ -397,8 +406,7 @@ def _excused(box: Container, rule: str, known: Iterable[Exemption]) -> Used | No
     for item in known:
         same = box.own_name == item.container or _replica(box.own_name, item.container)
         if item.rule == rule and item.service == box.service and same and box.kind == "service":
-            given = ", ".join(map(str, (box.inputs.get("capabilities") or {}).get("adds") or []))
-            if rule == "add-none" and not _all_named(given, known, item):
+            if rule == "add-none" and not _all_named(box.added, known, item):
                 continue
             return Used(rule=rule, who=item.container, reason=item.reason)
     return None
@@ -408,14 +416,14 @@ def _replica(name: str, container: str) -> bool:
     return name.startswith(f"{container}-") and name.removeprefix(f"{container}-").isdigit()
 
 
-def _all_named(given: str, known: Iterable[Exemption], item: Exemption) -> bool:
+def _all_named(given: Iterable[str], known: Iterable[Exemption], item: Exemption) -> bool:
     """Whether each capability that was given has a reason of its own."""
     named = {
         each.reason.partition(":")[0]
         for each in known
         if each.rule == "add-none" and (each.service, each.container) == (item.service, item.container)
     }
-    return set(given.split(", ")) <= named
+    return set(given) <= named
 
 
 def network(inputs: Inputs) -> tuple[Breach, ...]:
@@ -427,7 +435,7 @@ def network(inputs: Inputs) -> tuple[Breach, ...]:
     found: list[Breach] = []
     if ZONES[zone].internal and inputs.get("internal") is not True:
         found.append(Breach(rule="internal", where=name, what="it has a way out, which its zone has not"))
-    options = inputs.get("options") or {}
+    options = _table(inputs.get("options"))
     if ZONES[zone].isolated and options.get("com.docker.network.bridge.enable_icc") != "false":
         found.append(Breach(rule="isolated", where=name, what="its members reach each other"))
     if str(inputs.get("driver") or "bridge") != "bridge":

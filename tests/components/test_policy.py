@@ -161,7 +161,7 @@ def breaks(**changes: Any) -> list[str]:
     return [breach.rule for breach in breaches]
 
 
-def labelled(**changes: str) -> list[dict[str, str]]:
+def labelled(**changes: str) -> list[dict[str, Any]]:
     return [
         {"label": pair["label"], "value": changes.get(pair["label"].partition(".")[2], pair["value"])}
         for pair in GOOD["labels"]

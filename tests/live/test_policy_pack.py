@@ -49,13 +49,13 @@ MOUNTS = [pulumi_docker.ContainerMountArgs(type="bind", source="/var/run/docker.
 @pytest.fixture(scope="module")
 def pack() -> Path:
     """The pack, with the environment that its page has people make."""
-    python = PACK / "venv" / "bin" / "python"
+    python = ROOT / ".venv.policy" / "bin" / "python"
     there = python.exists()
     if there:
         done = subprocess.run([str(python), "-c", "import pulumi_policy"], capture_output=True, check=False)
         there = done.returncode == 0
     if not there:
-        venv.create(PACK / "venv", with_pip=True, clear=True)
+        venv.create(ROOT / ".venv.policy", with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "-q", "--require-hashes", "-r", str(PACK / "requirements.txt")]
         subprocess.run(install, check=True, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     return PACK
