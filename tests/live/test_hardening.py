@@ -269,7 +269,7 @@ def test_names_of_other_zones_are_not_known(up: Up) -> None:
 @contextmanager
 def outside() -> Iterator[tuple[str, int]]:
     """A machine that this one forwards to, as it does to the internet: a network namespace with a server in it."""
-    space, ours, theirs, port = "kit-outside", "192.0.2.1", "192.0.2.2", 8099
+    space, ours, theirs, port = "kit-outside", "198.18.77.1", "198.18.77.2", 8099
     server = f"import socket, time; s = socket.create_server(('{theirs}', {port})); time.sleep(300)"
 
     def ip(*argv: str, check: bool = True) -> None:
