@@ -259,20 +259,23 @@ be planned, with every problem and its fix.""",
     ),
     Verb(
         name="images",
-        summary="every image with its digest, age and newest release; lock writes images.lock.json",
+        summary="every image: digest, age, newest release; lock writes images.lock.json, scan looks for holes",
         details="""\
 Asks the registries what each tag stands for, how old that is and what is newest; what they do not say is unknown.
-./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.""",
+./kit images lock writes images.lock.json, to be committed: from then on everybody uses exactly those images.
+./kit images scan has Trivy or Grype look for known vulnerabilities, and holds them to the budget in images.scan.yaml.
+Exit code 1: over it. 3: could not be judged (no scanner, no vulnerability database), which is no pass.""",
         run="ops.images:run",
         add=_json,
-        actions=("lock",),
+        actions=("lock", "scan"),
     ),
     Verb(
         name="doctor",
         summary="check this machine and the configuration; each problem says how to fix it",
         details="""\
 Looks at the engine, memory, disk, ports, names, clock, GPU, versions, the state and its passphrase, and changes
-nothing. Exit code 1: something would keep up from working.""",
+nothing. Then advice about the machine itself: SSH, firewall, updates, auditing, time, swap, trim, governor, cgroups.
+Exit code 1: something would keep up from working; advice alone never gives it.""",
         run="ops.doctor:run",
         add=_json,
     ),

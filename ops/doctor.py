@@ -10,16 +10,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from ops import console
 from ops.certificates import Shown, mending
 from ops.console import KitError
+from ops.engine import EngineError
 from ops.imagelock import Gone
 from ops.planview import used_images
 from ops.subnets import Subnets
 from stack.derive import runtime
 from stack.model import Arch, ImageSource, Problem
 from stack.plan import Plan
+
+if TYPE_CHECKING:
+    from ops.session import Session
 
 MINIMUM_API = (1, 41)  # what Debian 12 ships, and what the tests run on
 MINIMUM_STATE_MB = 200
@@ -36,12 +41,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One finding. `where` is what was looked at; `fix` is empty when nothing is wrong."""
+    """One finding. `name` is what was looked at; `fix` is empty when nothing is wrong. why: what it would lead to."""
 
     name: str
     level: Level
     what: str
     fix: str = ""
+    why: str = ""
 
 
 class Passphrase(StrEnum):
@@ -514,9 +520,19 @@ def render(checks: Iterable[Check]) -> list[str]:
     lines: list[str] = []
     for check in found:
         lines.append(f"  {console.mark(marks[check.level])} {check.name.ljust(width)}  {check.what}")
-        if check.fix:
-            lines.append(f"    {' ' * width}  {check.fix}")
+        lines += [f"    {' ' * width}  {text}" for text in (check.why, check.fix) if text]
     return lines
+
+
+def _advice(session: Session) -> tuple[Check, ...]:
+    """What stands under the stack: of this machine, which the engine must be on."""
+    from ops import hostchecks, hostfacts
+
+    try:
+        containers = session.docker.get("/containers/json")
+    except EngineError:  # which has a check of its own
+        containers = []
+    return hostchecks.examine(hostfacts.gather(containers))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -529,12 +545,19 @@ def run(arguments: argparse.Namespace) -> int:
     checks = examine(gather(session, plan), plan, arguments.stack)
     checks += tuple(Check(name=p.where, level=Level.FAIL, what=p.what, fix=p.fix) for p in wrong)
     failed = sum(check.level is Level.FAIL for check in checks)
+    advice = () if session.docker_host else _advice(session)
     if arguments.json:
-        console.say(json.dumps([asdict(check) for check in checks], indent=2))
+        console.say(json.dumps([asdict(check) for check in (*checks, *advice)], indent=2))
         return 1 if failed else 0
     for line in render(checks):
         console.say(line)
     console.say()
+    if advice:
+        console.say("The machine itself. Nothing of this keeps a stack from coming up, or is changed by it:")
+        console.say()
+        for line in render(advice):
+            console.say(line)
+        console.say()
     if failed:
         raise KitError(f"{failed} of {len(checks)} checks failed.", "Mend them and run ./kit doctor again.")
     console.say(f"This machine is fit for stack {arguments.stack}.")

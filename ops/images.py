@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from ops import console, imagelock, source
+from ops import console, imagelock, imagescan, source
 from ops.console import KitError
 from ops.imagelock import Answers
 from ops.planview import used_images
@@ -178,8 +178,10 @@ def audit(session: Session, plan: Plan, client: Client | None = None, today: dat
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0; 1 when `lock` could not lock every image."""
+    """0; 1 when `lock` could not lock every image, or `scan` found too much; 3 when that could not be judged."""
     session = Session(arguments.stack)
+    if arguments.action == "scan":
+        return imagescan.run(session, arguments)
     if arguments.action == "lock":
         return write_lock(session, as_json=arguments.json)
     found = audit(session, session.plan())
