@@ -275,7 +275,7 @@ def _public(plan: Plan, fronts: list[str]) -> str:
 def _looked_at(plan: Plan) -> tuple[str, ...]:
     """To the firewall and back, where there is one."""
     choices = [(owned.item.name, _backend_name(plan.service(owned.owner), owned.item)) for owned in plan.routes]
-    text = waf.backends(plan, INNER_PORT, choices, SERVER_DEFAULTS)
+    text = waf.backends(plan, INNER_PORT, choices, _SERVER)
     return (text,) if text else ()
 
 

@@ -26,6 +26,7 @@ class Browser:
         self.seconds = seconds
         self._loaded = time.monotonic()
         self.said: list[str] = []  # what the page and the browser wrote to the console
+        self._wrong: list[str] = []  # what of it is an error, and was not asked for yet
 
     def open(self, url: str) -> None:
         self.chrome.get(url)
@@ -66,11 +67,17 @@ class Browser:
         there.__doc__ = f"neither {selector} nor {words!r}" if words else f"no {selector}"
         self.until(there)
 
+    def _console(self) -> list[str]:
+        """What was written to the console since this was asked the last time."""
+        entries = self.chrome.get_log("browser")
+        new = [str(entry["message"]) for entry in entries]
+        self.said += new
+        self._wrong += [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
+        return new
+
     def _lost(self) -> bool:
         """Whether the page lost something since this was asked the last time."""
-        new = [str(entry["message"]) for entry in self.chrome.get_log("browser")]
-        self.said += new
-        return any("ERR_NETWORK_CHANGED" in text for text in (*new, self.text))
+        return any("ERR_NETWORK_CHANGED" in text for text in (*self._console(), self.text))
 
     def fill(self, press: str, **fields: str) -> None:
         """Write into the fields, which are named by their ids, and press the button."""
@@ -81,7 +88,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the browser's console says is wrong since it was last asked, without networks that changed."""
-        said = [str(line["message"]) for line in self.chrome.get_log("browser") if line["level"] == "SEVERE"]
+        self._console()
+        said, self._wrong = self._wrong, []
         # A page that lost a part of itself, as `shown` knows it, complains of that in more than one line.
         return [line for line in said if "ERR_NETWORK_CHANGED" not in line and "dynamically imported" not in line]
 
