@@ -301,11 +301,11 @@ def test_dns_credentials_are_a_secret_and_only_with_dns() -> None:
 )
 def test_strict_transport_security_only_with_a_public_chain(changes: dict[str, Any], public: bool) -> None:
     decided = Settings(stack="test", target=Target.DEV)
-    plan = planned(http_port=80, https_port=443)
+    plan = planned(http_port=80, https_port=443, domain="kit.example.org")
     plan = replace(plan, settings=replace(plan.settings, **changes))
     assert certificates.public_chain(replace(decided, **changes)) is plan.public_chain is public
     if plan.settings.certificates is not CertificateSource.ACME:
-        assert ("Strict-Transport-Security" in ingress.config(plan)) is public
+        assert ("set-header Strict-Transport-Security" in ingress.config(plan)) is public
 
 
 # ------------------------------------------------------------------------------------------------- what is made
