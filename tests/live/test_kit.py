@@ -225,9 +225,8 @@ def test_a_browser_logs_in(clone: Clone, first: Outcome, memory: dict[str, Any],
         window.fill("#kc-login", otp=memory["second"].app.next())
         window.until(lambda: window.chrome.current_url.startswith(outputs.urls["chat"]))
         window.shown("#chat-input, textarea, [contenteditable=true]")
-        for button in window.all("button"):
-            if "Let's Go" in button.text:
-                button.click()  # the news of the release, in front of everything
+        for button in window.chrome.find_elements("xpath", '//button[contains(., "Let\'s Go")]'):
+            button.click()  # the news of the release, in front of everything
         window.open(f"{outputs.urls['chat']}/c/{memory['chat']}")
         window.shown(words=QUESTION)
         picture = window.keep("chat")
