@@ -17,6 +17,12 @@ HTTP_PORT = 10080
 HTTPS_PORT = 10443
 ADMIN_PORT = 10444
 
+RUN = "/run/haproxy"  # a tmpfs: the runtime API's socket, and what a worker leaves to the next
+STATE_SCRIPT = "state.lua"
+
+# The address that the worker before had for it, until Docker's DNS has answered. After a start there was none.
+_SERVER = SERVER_DEFAULTS.replace("init-addr none", "init-addr last,none")
+
 CERTIFICATES = f"{CONFIG_DIR}/certs/"
 
 # Mozilla's intermediate: TLS 1.2 with forward secrecy, and 1.3.
@@ -76,6 +82,10 @@ global
     maxconn 2048
     # A reload leaves open streams alone; a stop does not wait for them, the engine ends it.
     hard-stop-after 30m
+    stats socket {RUN}/admin.sock mode 600 level admin expose-fd listeners
+    # What is known of the servers goes from worker to worker.
+    server-state-file {RUN}/servers
+    lua-load {CONFIG_DIR}/{STATE_SCRIPT} {RUN}/admin.sock {RUN}/servers
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
     ssl-default-bind-curves X25519:prime256v1:secp384r1
     ssl-default-bind-ciphers {CIPHERS}
@@ -86,6 +96,9 @@ defaults
     log stdout format raw local0 info
     log-format {LOG_FORMAT}
     option dontlognull
+    load-server-state-from-file global
+    # A reload closes no connection on which somebody may be sending just now: each ends with its next answer.
+    option idle-close-on-response
     option redispatch
     retries 3
     timeout connect 3s
@@ -249,7 +262,7 @@ def _backend(plan: Plan, service: PlannedService, route: Route) -> str:
     container = next(c for c in service.containers if any(p.name == route.port for p in c.spec.ports))
     port = next(p.number for p in container.spec.ports if p.name == route.port)
     lines: list[str] = []
-    check = SERVER_DEFAULTS
+    check = _SERVER
     health = container.spec.health.test
     if isinstance(health, Http):
         lines.append(f"option httpchk GET {health.path}")
@@ -290,7 +303,7 @@ frontend admin
 # No check: the program calls as soon as the engine calls the server healthy, which checks would notice seconds later.
 backend admin
     retries 20
-    server {host} {host}:{port} resolvers docker init-addr none resolve-prefer ipv4
+    server {host} {host}:{port} resolvers docker init-addr last,none resolve-prefer ipv4
 """,
     )
 

@@ -44,6 +44,7 @@ SERVICE = ServiceSpec(
                 File(name="haproxy.cfg", source=Derived(ingress.config), reload=True),
                 File(name=forward_auth.SCRIPT, source=Static(forward_auth.SCRIPT), reload=True),
                 File(name=forward_auth.VOUCHERS, source=Derived(forward_auth.vouchers), reload=True),
+                File(name=ingress.STATE_SCRIPT, source=Static(ingress.STATE_SCRIPT), reload=True),
                 File(name="certs/leaf.pem", source=Template((LeafCertificates(),)), reload=True),
             ),
             reload=("sh", "-c", "haproxy -c -f /run/kit/haproxy.cfg && kill -USR2 1"),
@@ -53,6 +54,7 @@ SERVICE = ServiceSpec(
                 # Where the program, on this machine, administers the identity provider.
                 Publish("admin", lambda settings: settings.admin_port, loopback_only=True),
             ),
+            tmpfs={ingress.RUN: 1},
             health=HealthCheck(test=Http("healthz", "/healthz"), interval_s=3, start_period_s=10),
             limits={
                 Target.DEV: ResourceLimits(memory_mb=128, cpus=1, pids=64),

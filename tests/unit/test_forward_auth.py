@@ -50,12 +50,13 @@ def test_left_out_its_routes_stay_shut() -> None:
     plan = planned(profiles=("discovery",), without=(PROVIDER.name,))
     assert plan.provider(Role.FORWARD_AUTH) is None
     text = ingress.config(plan)
-    assert "This address needs a login" in text and "lua" not in text
+    assert "This address needs a login" in text and "login.lua" not in text and "lua.login" not in text
 
 
 def test_nothing_of_it_where_nothing_needs_it() -> None:
     text = ingress.config(planned())
-    assert "lua" not in text and "frontend login" not in text and "txn.login" not in text
+    assert "login.lua" not in text and "lua.login" not in text
+    assert "frontend login" not in text and "txn.login" not in text
 
 
 def test_no_service_is_named_outside_of_its_file() -> None:
@@ -186,7 +187,8 @@ def test_the_script_knows_every_answer_and_is_told_the_rest() -> None:
     assert "[202]" in script and "[401]" in script and "[403]" in script
     for spec in SERVICES:
         assert spec.name not in script or spec.name == "haproxy"
-    load = next(line for line in ingress.config(planned(profiles=("automation",))).splitlines() if "lua-load" in line)
+    lines = ingress.config(planned(profiles=("automation",))).splitlines()
+    load = next(line for line in lines if "lua-load /run/kit/login.lua" in line)
     assert load.split()[2:4] == [f"http://127.0.0.1:{forward_auth.CHECK_PORT}", "__Secure-kit-login"]
 
 

@@ -160,7 +160,7 @@ def without_login(services: tuple[ServiceSpec, ...]) -> tuple[ServiceSpec, ...]:
 def test_a_route_whose_login_nobody_offers_stays_shut(access: Access) -> None:
     text = ingress.config(planned(*without_login(with_route("open-webui", access=access))))
     assert "deny_status 403 content-type text/plain string 'This address needs a login" in text
-    assert "lua" not in text and "txn.login" not in text
+    assert "lua.login" not in text and "login.lua" not in text and "txn.login" not in text
 
 
 def test_what_needs_no_login_is_spared_by_whole_folders_as_they_are_written() -> None:
@@ -189,7 +189,16 @@ def servers_of(text: str) -> list[str]:
 def test_every_server_starts_without_its_name() -> None:
     for text in (ingress.config(planned()), queue.config(planned())):
         assert servers_of(text)
-        assert all("resolvers docker init-addr none" in line for line in servers_of(text))
+        assert all(re.search("resolvers docker init-addr (last,)?none", line) for line in servers_of(text))
+
+
+def test_a_worker_begins_with_what_the_one_before_knew_of_the_servers() -> None:
+    text = ingress.config(planned())
+    file = "/run/haproxy/servers"
+    assert f"server-state-file {file}\n" in text and "load-server-state-from-file global" in section(text, "defaults")
+    assert f"lua-load /run/kit/state.lua /run/haproxy/admin.sock {file}\n" in text
+    assert "stats socket /run/haproxy/admin.sock mode 600" in text
+    assert all("init-addr last,none" in line for line in servers_of(text))
 
 
 def test_every_server_that_people_use_is_checked() -> None:
