@@ -192,6 +192,15 @@ def test_every_server_starts_without_its_name() -> None:
         assert all(re.search("resolvers docker init-addr (last,)?none", line) for line in servers_of(text))
 
 
+def test_a_worker_begins_with_what_the_one_before_knew_of_the_servers() -> None:
+    text = ingress.config(planned())
+    file = "/run/haproxy/servers"
+    assert f"server-state-file {file}\n" in text and "load-server-state-from-file global" in section(text, "defaults")
+    assert f"lua-load /run/kit/state.lua /run/haproxy/admin.sock {file}\n" in text
+    assert "stats socket /run/haproxy/admin.sock mode 600" in text
+    assert all("init-addr last,none" in line for line in servers_of(text))
+
+
 def test_every_server_that_people_use_is_checked() -> None:
     admin = servers_of(section(ingress.config(planned()), "backend admin"))
     for text in (ingress.config(planned()), queue.config(planned())):
