@@ -863,22 +863,13 @@ FREE_TEXT = ("ARGS", "ARGS_NAMES", "REQUEST_BODY")
 `history.messages` is a file name to a rule), and the body as it came."""
 
 
-EVERY_RULE = "OWASP_CRS"
-"""The tag that each of the firewall's rules carries."""
-
-WHOLE_BODY = "WHOLE_BODY"
-"""The target that stands for a body nobody reads: for what callers send who know nothing of the rules. The address, its
-query and the headers are looked at."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class WafExclusion:
     """What the firewall lets pass at a route that its rules would take for an attack. Without a `reason` it is refused.
 
-    rule: the six digits of a rule's id, or a tag, for all rules that carry it; EVERY_RULE is carried by each.
+    rule: the six digits of a rule's id, or a tag, for all rules that carry it; OWASP_CRS is carried by every one.
     targets: the parts of a request that these rules no longer look at: FREE_TEXT, or such as ARGS:password,
-    ARGS:json.password, XML:/* or REQUEST_COOKIES:name; none is all of it, for one rule alone. WHOLE_BODY stands alone,
-    with EVERY_RULE.
+    ARGS:json.password, XML:/* or REQUEST_COOKIES:name; none is all of it, for one rule alone.
     paths: where, as a Route's `paths`: exactly these, and what is below those that end in a slash; empty is everywhere.
     """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from stack.derive.values import endpoint
-from stack.model import CONFIG_DIR, EVERY_RULE, FREE_TEXT, WHOLE_BODY, Owned, Role, Route, WafExclusion
+from stack.model import CONFIG_DIR, FREE_TEXT, Owned, Role, Route, WafExclusion
 from stack.plan import Plan
 from stack.settings import WafMode
 
@@ -23,6 +23,7 @@ REFUSED = "X-Kit-Firewall"  # on the firewall's own answers, so that nobody look
 RULES = "/etc/modsecurity.d/owasp-crs/rules"
 SPOOL = "/spool"
 BUSY = "This service is starting or being looked after. Please try again in a few seconds."
+EVERY_RULE = "OWASP_CRS"
 
 LOOKED_AT_KB = 4096  # of a body: one that is cut cannot be read, so that more is refused
 OWN_MB = 48  # what it takes without the largest request: 25 measured for one worker, and what is looked at
@@ -351,8 +352,6 @@ def _route_rules(plan: Plan, number: int, owned: Owned[Route]) -> str:
 
 def _control(exclusion: WafExclusion) -> str:
     kind = "ById" if exclusion.rule.isdigit() else "ByTag"
-    if exclusion.targets == (WHOLE_BODY,):
-        return "ctl:requestBodyAccess=Off"
     if not exclusion.targets:
         return f"ctl:ruleRemove{kind}={exclusion.rule}"
     return ",".join(f"ctl:ruleRemoveTarget{kind}={exclusion.rule};{target}" for target in exclusion.targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stack.model import EVERY_RULE, WHOLE_BODY, Problem, Route, WafExclusion
+from stack.model import Problem, Route, WafExclusion
 from stack.planning.resolve import Selection, at
 
 _ID = re.compile(r"9[0-9]{5}")
@@ -35,11 +35,6 @@ def _faults(exclusion: WafExclusion) -> Iterator[tuple[str, str]]:
         yield f"{named} names no rule", "name one by its id (942100), or those with a tag (attack-sqli)"
     elif not exclusion.targets and not _ID.fullmatch(exclusion.rule):
         yield f"{named} takes out whole rules by a tag", "name the targets that they do not look at, such as ARGS:text"
-    if WHOLE_BODY in exclusion.targets and (exclusion.rule, len(exclusion.targets)) != (EVERY_RULE, 1):
-        yield (
-            f"{named} has the whole body among its targets",
-            f"it stands alone, with {EVERY_RULE}: no rule reads it then",
-        )
     for target in exclusion.targets:
         if not _TARGET.fullmatch(target):
             yield f"{named} has the target {target!r}", "write it as ModSecurity does: ARGS, ARGS:text, XML:/*"

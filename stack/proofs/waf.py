@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx
 
 from stack.derive import forward_auth, waf
-from stack.model import FREE_TEXT, WHOLE_BODY, Access, Owned, Route
+from stack.model import FREE_TEXT, Access, Owned, Route
 from stack.proofs.context import ProofContext, ProofError, as_written, wait_for
 from stack.settings import WafMode
 
@@ -90,11 +90,11 @@ def prompts(ctx: ProofContext) -> None:
 
 def _for_text(ctx: ProofContext, owned: Owned[Route]) -> list[str]:
     """A path of each exclusion for free text at a route that needs no login at the front door."""
-    closed = forward_auth.needs_login(owned.item)
+    if forward_auth.needs_login(owned.item):
+        return []
     return [
         path if not path.endswith("/") else f"{path}completions"
         for exclusion in owned.item.waf.exclusions
-        if set(FREE_TEXT) <= set(exclusion.targets) or WHOLE_BODY in exclusion.targets
+        if set(FREE_TEXT) <= set(exclusion.targets)
         for path in exclusion.paths
-        if not closed or path in owned.item.open
     ]

@@ -13,7 +13,6 @@ from stack import images
 from stack.model import (
     CONFIG_DIR,
     FREE_TEXT,
-    WHOLE_BODY,
     Access,
     BackupSet,
     ByTarget,
@@ -291,8 +290,6 @@ RUNNER = ContainerSpec(
     wait_s=180,
 )
 
-CALLED = ("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/")
-
 SERVICE = ServiceSpec(
     name="n8n",
     summary="Workflows: webhooks, schedules, other services",
@@ -423,7 +420,7 @@ SERVICE = ServiceSpec(
             logout="/rest/logout",
             voucher="voucher",
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
-            open=CALLED,
+            open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
             # A credential's consent page opens in a window that tells the editor when it is done.
             rate=RateClass.BUNDLE,
             headers=Headers(coop="same-origin-allow-popups"),
@@ -435,13 +432,6 @@ SERVICE = ServiceSpec(
                         paths=("/rest/",),
                         reason="The editor saves workflows, which are made of code, SQL, HTML and addresses. Nobody "
                         "gets here without a login as editor or administrator, and these may run what they like",
-                    ),
-                    WafExclusion(
-                        rule="OWASP_CRS",
-                        targets=(WHOLE_BODY,),
-                        paths=CALLED,
-                        reason="Others send what they have: commits full of code, mails full of HTML. n8n reads it as "
-                        "data, and a workflow says who may call it and what becomes of it",
                     ),
                 ),
             ),

@@ -11,7 +11,7 @@ import pytest
 
 from stack.catalog import discover
 from stack.derive import ingress, waf
-from stack.model import FREE_TEXT, WHOLE_BODY, Role, ServiceSpec, SpecError, Static, Target, Waf, WafExclusion
+from stack.model import FREE_TEXT, Role, ServiceSpec, SpecError, Static, Target, Waf, WafExclusion
 from stack.plan import Plan, build
 from stack.settings import Settings, WafMode
 from stack.targets import profile
@@ -85,15 +85,6 @@ def test_a_firewall_that_is_named_and_switched_off_is_refused() -> None:
 def test_the_mode_is_the_engine_s(mode: WafMode, engine: str) -> None:
     text = waf.rules(planned(waf=mode, waf_paranoia=3))
     assert f"\nSecRuleEngine {engine}\n" in text and "setvar:tx.blocking_paranoia_level=3" in text
-
-
-def test_a_body_that_nobody_reads_is_not_asked_for_and_its_address_is_looked_at() -> None:
-    plan = planned(*excluding(rule="OWASP_CRS", targets=(WHOLE_BODY,), paths=("/hook/",)))
-    (line,) = (each for each in waf.rules(plan).splitlines() if "requestBodyAccess=Off" in each)
-    assert line.lstrip().startswith('SecRule REQUEST_URI_RAW "@rx ^(?:/hook/') and "ruleRemove" not in line
-    for wrong in ({"rule": "942100", "targets": (WHOLE_BODY,)}, {"rule": "OWASP_CRS", "targets": ("ARGS", WHOLE_BODY)}):
-        with pytest.raises(SpecError, match="stands alone"):
-            planned(*excluding(**wrong))
 
 
 def test_answers_are_never_held_or_looked_at() -> None:
