@@ -205,7 +205,9 @@ def test_nothing_is_delivered_that_haproxy_refuses() -> None:
     assert made.guards(front) == ("kit-test-haproxy-check",)
     before = {file.name: file.text for job in made.jobs if job.name.endswith("-check") for file in job.files}
     same = {file.name for file in front.files if before.get(file.name) == file.text}
-    assert same == {"haproxy.cfg", "login.lua", "state.lua", "front.lua", "certs/leaf.pem"}, "vouchers are secret, and only read"
+    assert same == {"haproxy.cfg", "login.lua", "state.lua", "front.lua", "certs/leaf.pem"}, (
+        "vouchers are secret, and only read"
+    )
 
 
 def test_no_change_of_a_file_replaces_the_container() -> None:
