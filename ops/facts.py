@@ -25,7 +25,7 @@ from ops.engine import EngineError
 from ops.enginestate import STACK_LABEL, compare, docker_resources, foreign, look
 from ops.planview import used_images
 from ops.session import Session
-from ops.stackstate import SALT, is_stale, lost_passphrase, process_alive
+from ops.stackstate import SALT, lost_passphrase
 from stack.plan import Plan, image_reference
 
 T = TypeVar("T")
@@ -317,7 +317,7 @@ def _state(session: Session) -> dict[str, Any]:
     fits, problem = _passphrase(session)
     result: dict[str, Any] = {"passphrase": fits, "passphrase_problem": problem}
     for lock in state.locks():
-        if is_stale(lock, socket.gethostname(), process_alive(lock.pid)):
+        if pulumirun.abandoned(lock):
             result["stale_locks"] = result.get("stale_locks", 0) + 1
         else:
             result["lock_problem"] = pulumirun.held(lock)

@@ -7,14 +7,11 @@ out. Cut short before the list, nothing has changed; after it, whoever comes nex
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import secrets
 import shlex
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,21 +20,14 @@ from typing import Any, cast
 
 import yaml
 
-from ops import console, pulumirun
+from ops import console, generations, pulumirun
 from ops.console import KitError
 from ops.paths import ROOT, private_directory, state_home
 from ops.progress import Progress
-from ops.stackstate import (
-    SALT,
-    Document,
-    StackState,
-    create_private,
-    is_stale,
-    process_alive,
-    write_atomically,
-)
+from ops.pulumirun import Pulumi
+from ops.stackstate import SALT, Document, StackState, create_private, write_atomically
 from ops.toolchain import Toolchain
-from stack import project
+from stack.words import listed
 
 WORD = "passphrase"  # what ./kit rotate calls it; no service can have the name of it
 DRAFT = "passphrase.next"
@@ -74,22 +64,25 @@ def rotate(tools: Toolchain, progress: Progress, root: Path = ROOT) -> int:
     if not found:
         raise KitError("there is no stack whose secrets a passphrase opens.", "./kit up makes the first one.")
     private_directory(draft)
-    create_private(draft / WORD, secrets.token_urlsafe(32))
-    before = {one.file: one.file.read_bytes() for one in found}
-    moves = {str(draft / WORD): str(old)}
-    for one in found:
-        with progress.step(f"encrypting stack {one.name} anew"):
-            moves |= anew(one, tools, draft, old)
-    _unlocked(found)
-    if changed := [one.name for one in found if one.file.read_bytes() != before[one.file]]:
+    try:
+        create_private(draft / WORD, secrets.token_urlsafe(32))
+        before = {one.file: one.file.read_bytes() for one in found}
+        moves = {str(draft / WORD): str(old)}
+        for one in found:
+            with progress.step(f"encrypting stack {one.name} anew"):
+                moves |= anew(one, tools, draft, old)
+        _unlocked(found)
+        if changed := [one.name for one in found if one.file.read_bytes() != before[one.file]]:
+            raise KitError(
+                f"stack {changed[0]} changed meanwhile: nothing was replaced.",
+                "Wait for that to end, and run this again.",
+            )
+    except KitError:
         shutil.rmtree(draft)
-        raise KitError(
-            f"stack {changed[0]} changed meanwhile: nothing was replaced.",
-            "Wait for that to end, and run this again.",
-        )
+        raise
     write_atomically(draft / MOVES, json.dumps(moves, indent=2))
     finish(home)
-    console.done(f"{old} is new, and opens {_listed(found)}; the old one opens none of them")
+    console.done(f"{old} is new, and opens {listed(one.name for one in found)}; the old one opens none of them")
     _say_what_is_left(home, found)
     return 0
 
@@ -132,9 +125,7 @@ def stacks(home: Path, root: Path) -> Iterator[Held]:
                 HOW,
                 code=2,
             )
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        latest = json.loads(content).get("checkpoint", {}).get("latest") or {}
-        provider = latest.get("secrets_providers") or {}
+        provider = generations.parsed(file).get("secrets_providers") or {}
         if provider.get("type", WORD) != WORD:
             continue
         # It is another clone's where this one has no file for it.
@@ -180,40 +171,25 @@ def anew(one: Held, tools: Toolchain, draft: Path, old: Path) -> dict[str, str]:
         if source.exists():
             shutil.copy2(source, backend / ".pulumi" / name)
     shutil.copy2(one.file, copy)
-    (directory / project.PROJECT_FILE).write_text(
-        yaml.safe_dump({"name": state.project, "runtime": "python"}), encoding="utf-8"
-    )
-    config = directory / f"Pulumi.{one.name}.yaml"
+    config = state.bare_project(directory)
     if one.secured:
         shutil.copy2(state.stack_file, config)
     else:
         create_private(config, yaml.safe_dump(one.config))
     environment = state.environment(tools.env, Path(os.devnull)) | {"PULUMI_BACKEND_URL": f"file://{backend}"}
-    with_old = environment | {"PULUMI_CONFIG_PASSPHRASE_FILE": str(old)}
-    with_new = environment | {"PULUMI_CONFIG_PASSPHRASE_FILE": str(draft / WORD)}
-
-    def pulumi(*words: str, env: Mapping[str, str], said: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(tools.pulumi), *words, "--stack", one.name, "--non-interactive"],
-            cwd=directory,
-            env=env,
-            input=said,
-            capture_output=True,
-            text=True,
-            check=False,
-            process_group=0,
-        )
-
-    changed = pulumi("stack", "change-secrets-provider", WORD, env=with_old, said=(draft / WORD).read_text() + "\n")
+    with_old, with_new = (
+        Pulumi(tools.pulumi, environment | {"PULUMI_CONFIG_PASSPHRASE_FILE": str(file)}, state)
+        for file in (old, draft / WORD)
+    )
+    change = ("stack", "change-secrets-provider", WORD, "--stack", one.name)
+    changed = with_old.command(*change, directory=directory, said=(draft / WORD).read_text(encoding="utf-8") + "\n")
     if changed.returncode:
-        shutil.rmtree(draft)
         if "incorrect passphrase" in changed.stderr:
             raise KitError(*pulumirun.wrong_passphrase(state))
-        raise pulumirun.failure(("stack", "change-secrets-provider"), changed.stderr)
-    opened = pulumi("stack", "export", "--show-secrets", env=with_new)
-    refused = pulumi("stack", "export", "--show-secrets", env=with_old)
+        raise pulumirun.failure(change, changed.stderr)
+    look = ("stack", "export", "--show-secrets", "--stack", one.name)
+    opened, refused = (pulumi.command(*look, directory=directory) for pulumi in (with_new, with_old))
     if opened.returncode or not refused.returncode:
-        shutil.rmtree(draft)
         what = "does not open" if opened.returncode else "is not alone in opening"
         raise KitError(f"the new passphrase {what} the copy of stack {one.name}: nothing was replaced.", HOW)
     written = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -239,7 +215,7 @@ def _merged(merged: Document, written: Document) -> dict[str, Any]:
 def _unlocked(found: list[Held]) -> None:
     for one in found:
         for lock in one.state.locks():
-            if not is_stale(lock, socket.gethostname(), process_alive(lock.pid)):
+            if not pulumirun.abandoned(lock):
                 raise KitError(*pulumirun.held(lock))
 
 
@@ -252,10 +228,6 @@ def _move(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
     temporary.replace(target)
     source.unlink()
-
-
-def _listed(found: list[Held]) -> str:
-    return ", ".join(one.name for one in found)
 
 
 def _say_what_is_left(home: Path, found: list[Held]) -> None:

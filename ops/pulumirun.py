@@ -43,19 +43,25 @@ class Pulumi:
 
     def run(self, *arguments: str, directory: Path | None = None, check: bool = True) -> str:
         """A command's standard output. KitError with what it said when it fails."""
-        result = subprocess.run(
+        result = self.command(*arguments, directory=directory)
+        if check and result.returncode != 0:
+            raise failure(arguments, result.stderr or result.stdout)
+        return result.stdout
+
+    def command(
+        self, *arguments: str, directory: Path | None = None, said: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """A command, however it ends. said: what it reads from its standard input."""
+        return subprocess.run(
             [self.program, *arguments, "--non-interactive"],
             cwd=directory or self.state.root,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=said,
             capture_output=True,
             text=True,
             check=False,
             process_group=0,
         )
-        if check and result.returncode != 0:
-            raise failure(arguments, result.stderr or result.stdout)
-        return result.stdout
 
     def export(self) -> dict[str, Any]:
         """The stack's deployment as Pulumi exports it, secrets encrypted."""
@@ -88,10 +94,8 @@ class Pulumi:
         `stack init` writes the salt beside Pulumi.yaml, so it is run beside a copy of it.
         """
         with tempfile.TemporaryDirectory(dir=self.state.directory) as directory:
-            project = {"name": self.state.project, "runtime": "python"}
-            (Path(directory) / "Pulumi.yaml").write_text(yaml.safe_dump(project), encoding="utf-8")
+            written = self.state.bare_project(Path(directory))
             self.run("stack", "init", self.state.stack, "--no-select", directory=Path(directory))
-            written = Path(directory) / f"Pulumi.{self.state.stack}.yaml"
             document = yaml.safe_load(written.read_text(encoding="utf-8")) if written.exists() else None
         return str((document or {}).get(SALT, ""))
 
@@ -103,17 +107,8 @@ class Pulumi:
     def passphrase_fits(self, document: Document) -> bool:
         """Whether the passphrase opens this configuration's salt. Costs half a second, changes nothing."""
         with self.state.scratch_config({SALT: document[SALT]}) as path:
-            target = ["--config-file", str(path), "--stack", self.state.stack, "--non-interactive"]
-            result = subprocess.run(
-                [self.program, "config", "set", "--secret", "check", "x", *target],
-                cwd=self.state.root,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                process_group=0,
-            )
+            target = ["--config-file", str(path), "--stack", self.state.stack]
+            result = self.command("config", "set", "--secret", "check", "x", *target)
         if result.returncode == 0:
             return True
         if "incorrect passphrase" in result.stderr:
@@ -272,12 +267,17 @@ def clear_stale_locks(state: StackState) -> list[str]:
     """
     notes: list[str] = []
     for lock in state.locks():
-        if not is_stale(lock, socket.gethostname(), process_alive(lock.pid)):
+        if not abandoned(lock):
             raise KitError(*held(lock))
         lock.path.unlink(missing_ok=True)
         Path(f"{lock.path}.attrs").unlink(missing_ok=True)
         notes.append(f"the lock of a run that ended was removed (process {lock.pid}, since {lock.timestamp})")
     return notes
+
+
+def abandoned(lock: Lock) -> bool:
+    """Whether nobody holds that any more: a run of this host that has ended left it."""
+    return is_stale(lock, socket.gethostname(), process_alive(lock.pid))
 
 
 def held(lock: Lock) -> tuple[str, str]:

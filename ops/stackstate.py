@@ -254,6 +254,12 @@ class StackState:
         finally:
             path.unlink(missing_ok=True)
 
+    def bare_project(self, directory: Path) -> Path:
+        """A project of that name alone, for what writes beside Pulumi.yaml; returns the stack's file that it writes."""
+        text = yaml.safe_dump({"name": self.project, "runtime": "python"})
+        (directory / project.PROJECT_FILE).write_text(text, encoding="utf-8")
+        return directory / self.stack_file.name
+
     def forget_checkpoint(self) -> None:
         """Remove the stack from a file backend, where Pulumi cannot (its passphrase is gone), and our copies of it."""
         checkpoint, backend = self.checkpoint, self.backend_directory

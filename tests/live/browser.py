@@ -32,12 +32,11 @@ class Browser:
         self.chrome.get(url)
         self._loaded = time.monotonic()
 
-    def until(self, condition: Callable[[], Any]) -> None:
+    def until(self, condition: Callable[[], Any], said: str = "not to be seen in time") -> None:
         """Wait. A page that is exchanged while it is read is read again."""
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        said = getattr(condition, "__doc__", None) or "not to be seen in time"
         wait = WebDriverWait(self.chrome, self.seconds, 1, (StaleElementReferenceException,))
         wait.until(lambda _: condition(), said)
 
@@ -64,8 +63,7 @@ class Browser:
                 self._loaded = time.monotonic()
             return False
 
-        there.__doc__ = f"neither {selector} nor {words!r}" if words else f"no {selector}"
-        self.until(there)
+        self.until(there, f"neither {selector} nor {words!r}" if words else f"no {selector}")
 
     def _console(self) -> list[str]:
         """What was written to the console since this was asked the last time."""
