@@ -33,12 +33,27 @@ class Browser:
         self._loaded = time.monotonic()
 
     def until(self, condition: Callable[[], Any], said: str = "not to be seen in time") -> None:
-        """Wait. A page that is exchanged while it is read is read again."""
-        from selenium.common.exceptions import StaleElementReferenceException
-        from selenium.webdriver.support.ui import WebDriverWait
+        """Wait. A page that is exchanged while it is read is read again: chromedriver has several names for that, one
+        of them "unknown error". What it said last is told when the time is over; a browser that is gone is no page."""
+        from selenium.common.exceptions import (
+            InvalidSessionIdException,
+            NoSuchWindowException,
+            TimeoutException,
+            WebDriverException,
+        )
 
-        wait = WebDriverWait(self.chrome, self.seconds, 1, (StaleElementReferenceException,))
-        wait.until(lambda _: condition(), said)
+        end, last = time.monotonic() + self.seconds, ""
+        while True:
+            try:
+                if condition():
+                    return
+            except (InvalidSessionIdException, NoSuchWindowException):
+                raise
+            except WebDriverException as exception:
+                last = f"; the browser: {exception.msg}"
+            if time.monotonic() > end:
+                raise TimeoutException(said + last)
+            time.sleep(1)
 
     def all(self, selector: str) -> list[WebElement]:
         return self.chrome.find_elements("css selector", selector)
