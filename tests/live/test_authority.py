@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from ops.authority import LAST_LINE
+from tests.live import clients
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports
 from tests.live.trial import docker
 
@@ -138,7 +139,9 @@ def write(clone: Clone, *rotation: str) -> None:
     http, https, admin = PORTS
     more: dict[str, Any] = {"rotation": list(rotation)} if rotation else {}
     ports = {"httpPort": http, "httpsPort": https, "adminPort": admin}
-    clone.write_stack(STACK, profiles=[], services=["page", "caller"], images="airgap", **ports, **more)
+    proxies = list(clients.PROXIES)
+    services = ["page", "caller"]
+    clone.write_stack(STACK, profiles=[], services=services, images="airgap", trustedProxies=proxies, **ports, **more)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +169,7 @@ def door(trusted: str) -> ssl.SSLSocket:
 def ask(trusted: str, path: str = "/", *, slow: float = 0) -> int:
     """The length of an answer, read slowly where that is said. ValueError for another than 200."""
     with door(trusted) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{clients.line()}Connection: close\r\n\r\n".encode())
         length, head = 0, b""
         while piece := connection.recv(65536):
             head = head or piece

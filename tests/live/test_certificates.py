@@ -28,6 +28,7 @@ from ops.session import Session
 from stack import x509
 from stack.proofs.presented import presented
 from tests.authority import Authority
+from tests.live import clients
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports
 from tests.live.trial import docker
 
@@ -177,7 +178,14 @@ def write(clone: Clone, **more: Any) -> None:
     http, https, admin = PORTS
     ports = {"httpPort": http, "httpsPort": https, "adminPort": admin}
     clone.write_stack(
-        STACK, domain=DOMAIN, profiles=[], services=["page", "acmeserver"], images="airgap", **ports, **more
+        STACK,
+        domain=DOMAIN,
+        profiles=[],
+        services=["page", "acmeserver"],
+        images="airgap",
+        trustedProxies=list(clients.PROXIES),
+        **ports,
+        **more,
     )
     after: dict[str, Any] = yaml.safe_load(file.read_text())
     kept = {key: value for key, value in before.get("config", {}).items() if isinstance(value, dict)}
@@ -259,7 +267,7 @@ def ask(trusted: ssl.SSLContext) -> str:
         socket.create_connection(("127.0.0.1", PORTS[1]), timeout=10) as plain,
         trusted.wrap_socket(plain, server_hostname=HOST) as connection,
     ):
-        connection.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n{clients.line()}Connection: close\r\n\r\n".encode())
         text = b""
         while piece := connection.recv(65536):
             text += piece

@@ -24,7 +24,7 @@ from bench.load import Load
 from stack.derive.ingress import FIGURES_PORT
 from stack.derive.runtime import JobPlan
 from stack.model import RateClass
-from tests.live import doors, trial
+from tests.live import clients, doors, trial
 from tests.live.browser import chromium
 from tests.live.kitclone import free_ports
 from tests.live.standing import Standing
@@ -104,7 +104,6 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         doors.backend("two", body_mb=1),
         doors.backend("api", rate=RateClass.API),
     )
-    private = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
     with doors.doors(
         "frontdoor",
         tmp_path_factory.mktemp("frontdoor"),
@@ -112,7 +111,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         http_port=http,
         https_port=https,
         admin_port=admin,
-        trusted_proxies=private,
+        trusted_proxies=clients.PROXIES,
         sticky=("two",),
     ) as live:
         live.settle()
