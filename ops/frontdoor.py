@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -12,12 +13,14 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from stack.derive import rates
 from stack.plan import Plan
 from stack.proofs.context import Login, ProofError
 from stack.proofs.totp import Authenticator
 
 TIMEOUT = httpx.Timeout(60, connect=10)
 MAX_REDIRECTS = 20
+PATIENCE = 60.0  # seconds in which a request that came too often is sent again
 
 
 def address_of(plan: Plan) -> str:
@@ -39,7 +42,11 @@ def answers(host: str, port: int) -> bool:
 
 
 class Door(httpx.BaseTransport):
-    """Connects to `address` for the stack's domain and all names in it; TLS still asks for the name."""
+    """Connects to `address` for the stack's domain and all names in it; TLS still asks for the name.
+
+    Who asks more often than one client may is told to come back later, and does: proofs are many requests at once, and
+    somebody may run them twice.
+    """
 
     def __init__(self, domain: str, address: str, context: ssl.SSLContext) -> None:
         self._domain = domain
@@ -50,15 +57,21 @@ class Door(httpx.BaseTransport):
         host = request.url.host
         if host != self._domain and not host.endswith(f".{self._domain}"):
             return self._through.handle_request(request)
-        return self._through.handle_request(
-            httpx.Request(
-                request.method,
-                request.url.copy_with(host=self._address),
-                headers=request.headers,
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host},
-            )
+        meant = httpx.Request(
+            request.method,
+            request.url.copy_with(host=self._address),
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": host},
         )
+        end = time.monotonic() + PATIENCE
+        while True:
+            answer = self._through.handle_request(meant)
+            wait = _told_to_wait(answer)
+            if not wait or not isinstance(request.stream, httpx.ByteStream) or time.monotonic() + wait > end:
+                return answer
+            answer.close()
+            time.sleep(wait)
 
     def close(self) -> None:
         self._through.close()
@@ -67,6 +80,13 @@ class Door(httpx.BaseTransport):
 def trust(ca_pem: str) -> ssl.SSLContext:
     """TLS that believes these authorities, the stack's own CA among them, and nobody else."""
     return ssl.create_default_context(cadata=ca_pem)
+
+
+def _told_to_wait(answer: httpx.Response) -> int:
+    """The seconds after which the front door takes the request. 0 for an answer, a service's own 429 among them."""
+    if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or rates.REFUSED not in answer.headers:
+        return 0
+    return int(answer.headers.get("retry-after", "0"))
 
 
 def browser(domain: str, address: str, ca_pem: str) -> httpx.Client:

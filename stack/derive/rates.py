@@ -18,6 +18,7 @@ from stack.plan import Plan
 
 # A client is an IPv4 address, or an IPv6 network of the size that one customer gets.
 CLIENT = "src,ipmask(32,64)"
+REFUSED = "X-Kit-Rate"  # on the front door's own 429, so that nobody takes it for a service's
 TOO_MANY = "Too many requests. Please wait a moment."
 
 # How the worker before a reload tells the next one what it has counted. On loopback.
@@ -67,7 +68,8 @@ def rules(plan: Plan) -> Iterator[str]:
     yield "http-request set-var(txn.rate_wait) var(txn.rate_full),sub(txn.rate_now),sub(txn.rate_room)"
     yield (
         f"http-request return status 429 content-type text/plain string {quoted(TOO_MANY)} "
-        'hdr Retry-After "%[var(txn.rate_wait),add(9),div(10)]" if { var(txn.rate_wait) -m int gt 0 }'
+        f'hdr Retry-After "%[var(txn.rate_wait),add(9),div(10)]" hdr {REFUSED} refused '
+        "if { var(txn.rate_wait) -m int gt 0 }"
     )
     yield "http-request sc-set-gpt(0,0) var(txn.rate_full) if { var(txn.rate) -m found }"
 

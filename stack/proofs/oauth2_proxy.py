@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
 
-from stack.derive import forward_auth
+from stack.derive import forward_auth, waf
 from stack.model import PEOPLE, Route
 from stack.proofs import paths, ports
 from stack.proofs.context import ProofContext, ProofError, as_written, expect, wait_for
@@ -83,8 +83,8 @@ def closed(ctx: ProofContext) -> None:
         for target in _elsewhere(ctx):
             ctx.step(f"a login that should lead to {target}")
             answer = stranger.get(f"{start}?rd={quote(target, safe='')}", follow_redirects=False)
-            expect(answer, 302, "a login should start")
-            if _leaves(ctx, _back(answer)):
+            # Some of these look like an attack to the firewall, and no login starts at all.
+            if not _refused(answer) and _leaves(ctx, _back(expect(answer, 302, "a login should start"))):
                 raise ProofError(f"a login would lead to {target} afterwards")
             ctx.step(f"a logout that should lead to {target}")
             gone = stranger.get(f"{home}/oauth2/sign_out?rd={quote(target, safe='')}", follow_redirects=False)
@@ -132,6 +132,10 @@ def _elsewhere(ctx: ProofContext) -> tuple[str, ...]:
         "javascript:location='https://example.org'",
         f"http://example.org%2f@{host}/",
     )
+
+
+def _refused(answer: httpx.Response) -> bool:
+    return answer.status_code == 403 and waf.REFUSED in answer.headers
 
 
 def _back(answer: httpx.Response) -> str:

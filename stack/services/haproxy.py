@@ -114,7 +114,7 @@ SERVICE = ServiceSpec(
             command=("haproxy", "-c", "-f", f"{CONFIG_DIR}/haproxy.cfg"),
             files=(File(name="haproxy.cfg", source=Derived(ingress.to_check), reload=True), *SCRIPTS, NO_VOUCHERS),
             memory_mb=64,
-            timeout_s=60,
+            timeout_s=180,
             first=True,
         ),
     ),

@@ -315,7 +315,7 @@ SERVICE = ServiceSpec(
                 File(name="encryption-key", source=Template((SecretValue("encryption-key"),))),
             ),
             mounts=(Mount("data", "/n8n-data", read_only=True),),
-            timeout_s=60,
+            timeout_s=180,
         ),
         Job(
             name="owner",

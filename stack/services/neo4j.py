@@ -153,7 +153,7 @@ SERVICE = ServiceSpec(
                 File(name="change.json", source=CHANGE),
             ),
             memory_mb=64,
-            timeout_s=60,
+            timeout_s=180,
         ),
     ),
     secrets=(

@@ -166,7 +166,7 @@ SERVICE = ServiceSpec(
             ),
             mounts=(Mount("data", "/openbao/file", read_only=True),),
             memory_mb=64,
-            timeout_s=60,
+            timeout_s=180,
         ),
         Job(
             name="access",

@@ -106,7 +106,7 @@ SERVICE = ServiceSpec(
                 File(name="key", source=Template((SecretValue("key"),))),
             ),
             memory_mb=64,
-            timeout_s=60,
+            timeout_s=180,
         ),
     ),
     # It travels in a header: letters and digits only, which all readers take as they are.

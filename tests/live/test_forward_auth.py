@@ -27,7 +27,7 @@ from stack.derive.encode import encode
 from stack.model import Encoding
 from stack.plan import SecretKey
 from stack.proofs import n8n, totp
-from tests.live import standing, trial
+from tests.live import clients, standing, trial
 from tests.live.browser import chromium
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
@@ -146,6 +146,7 @@ class Front:
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("authority")
     ports: dict[str, Any] = {"http_port": 20380, "https_port": 20343, "admin_port": 20344}
+    ports["trusted_proxies"] = clients.PROXIES
     # Consul's tokens are made of its secrets: those must not all be one.
     apart: dict[str, Any] = {"plain": lambda key: key.owner == "consul"}
     with standing.stack(STACK, folder, "automation", "discovery", start=False, **apart, **ports) as live:
@@ -282,7 +283,9 @@ def test_a_forged_header_makes_nobody_anybody_else(front: Front, eve: httpx.Clie
         )
         answer = front.raw(request.encode(), host.partition(":")[0])
         assert admin.encode() not in answer, lines
-        assert b" 400 " in answer[:20] or b"eve@kit.localhost" in answer or b" 401 " in answer[:20], answer[:300]
+        # 400 and 403: the front door, or the firewall behind it, takes it for no request, or for an attack.
+        known = b"eve@kit.localhost" in answer
+        assert known or any(status in answer[:20] for status in (b" 400 ", b" 401 ", b" 403 ")), answer[:300]
 
 
 @pytest.fixture
@@ -488,16 +491,16 @@ def test_a_stream_is_not_held_back(front: Front) -> None:
 def test_what_a_request_costs(front: Front, eve: httpx.Client) -> None:
     """A page that the front door refuses by itself, with the question and without. Printed; the bound is loose."""
 
-    def median(ask: Callable[[], httpx.Response]) -> float:
+    def median(ask: Callable[[dict[str, str]], httpx.Response]) -> float:
         times: list[float] = []
         for _ in range(120):
             begin = time.perf_counter()
-            assert ask().status_code == 403
+            assert ask(clients.another()).status_code == 403
             times.append(time.perf_counter() - begin)
         return statistics.median(times[20:]) * 1000
 
-    checked = median(lambda: eve.get(f"{front.urls['n8n']}/metrics", headers=PROGRAM))
-    plain = median(lambda: eve.get(f"{front.urls['auth']}/metrics", headers=PROGRAM))
+    checked = median(lambda client: eve.get(f"{front.urls['n8n']}/metrics", headers=PROGRAM | client))
+    plain = median(lambda client: eve.get(f"{front.urls['auth']}/metrics", headers=PROGRAM | client))
     print(f"asked {checked:.1f} ms, not asked {plain:.1f} ms: {checked - plain:.1f} ms more (medians of 100)")
     assert checked - plain < 200
 

@@ -28,6 +28,7 @@ import pytest
 from ops import frontdoor
 from stack import images
 from stack.catalog import discover
+from stack.derive import waf
 from stack.model import File, HealthCheck, Http, ServiceSpec, Template
 from stack.proofs import jenkins as proof
 from stack.services import jenkins
@@ -231,7 +232,9 @@ def test_a_login_brings_the_roles_that_the_matrix_knows(up: Standing, visitor: h
 def test_another_redirect_is_refused(up: Standing, visitor: httpx.Client, redirect: str) -> None:
     asked = redirect.format(one=one(up), domain=one(up).replace("//jenkins.", "//"))
     answer = visitor.get(wish(up, "v" * 43, redirect_uri=asked))
-    assert answer.status_code == 400 and "redirect_uri" in answer.text
+    # 400 is the issuer's. Some of these look like an attack to the firewall before it, which answers 403.
+    by_issuer = answer.status_code == 400 and "redirect_uri" in answer.text
+    assert by_issuer or (answer.status_code == 403 and waf.REFUSED in answer.headers)
     assert "location" not in answer.headers
 
 

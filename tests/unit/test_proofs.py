@@ -21,6 +21,7 @@ from ops.identity import Administration
 from ops.progress import Progress
 from ops.prove import Outcome, Steps, summary
 from stack.catalog import discover
+from stack.derive import rates
 from stack.model import ImageSource, Proof, Role
 from stack.outputs import SECRET_OUTPUTS, StackOutputs, export_name
 from stack.plan import Plan
@@ -309,6 +310,41 @@ def test_the_door_connects_to_the_address_and_asks_for_the_name(monkeypatch: pyt
     assert seen[0].extensions["sni_hostname"] == "chat.kit.localhost"
 
 
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response) -> tuple[httpx.Client, list[float]]:
+    """A browser that gets these answers one after the other, and the seconds that it waits meanwhile."""
+    left, waited = list(answers), list[float]()
+
+    class Through(httpx.BaseTransport):
+        def __init__(self, **_: object) -> None: ...
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            assert request.read() == (b"body" if request.method == "POST" else b"")
+            return left.pop(0)
+
+    monkeypatch.setattr(httpx, "HTTPTransport", Through)
+    monkeypatch.setattr("ops.frontdoor.time.sleep", waited.append)
+    return httpx.Client(transport=frontdoor.Door("kit.localhost", "10.1.2.3", None)), waited  # type: ignore[arg-type]
+
+
+def too_many(wait: int, **headers: str) -> httpx.Response:
+    return httpx.Response(429, headers={"retry-after": str(wait), **headers})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_asks_too_often_comes_back_when_told(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    front = {rates.REFUSED: "refused"}
+    browser, waited = answering(monkeypatch, too_many(3, **front), too_many(1, **front), httpx.Response(200))
+    content = b"body" if method == "POST" else None
+    assert browser.request(method, "https://chat.kit.localhost/a", content=content).status_code == 200
+    assert waited == [3, 1]
+
+
+def test_nobody_waits_for_ever_or_for_a_services_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    browser, waited = answering(monkeypatch, too_many(3600, **{rates.REFUSED: "refused"}), too_many(3))
+    assert [browser.get("https://chat.kit.localhost/a").status_code for _ in range(2)] == [429, 429]
+    assert waited == []
+
+
 @pytest.mark.parametrize(
     ("settings", "address"),
     [
@@ -362,6 +398,12 @@ def test_a_path_arrives_as_it_is_written(written: tuple[httpx.Client, str, list[
     with pytest.raises(ProofError) as said:
         expect(answer, 403, "closed")
     assert f"closed: {path} answered 302" in str(said.value)
+
+
+def test_it_is_below_the_path_of_its_route(written: tuple[httpx.Client, str, list[str]]) -> None:
+    browser, base, asked = written
+    as_written(browser, f"{base}/keycloak", "/a/../b?c=/d")
+    assert asked[0].startswith("GET /keycloak/a/../b?c=/d HTTP/1.1")
 
 
 def test_without_that_a_path_is_tidied(written: tuple[httpx.Client, str, list[str]]) -> None:
