@@ -132,8 +132,8 @@ Result = TypeVar("Result")
 def as_written(client: httpx.Client, base: str, path: str, method: str = "GET", **more: Any) -> httpx.Response:
     """The answer to a path exactly as it is written: httpx tidies `..` away in every URL it is given.
 
-    base: the route's URL, which says whom to ask, and below which path the route is. more: as httpx.Client.request takes
-    it. Redirects are not followed.
+    base: the route's URL: whom to ask, and below which path the route is. more: as httpx.Client.request takes it.
+    Redirects are not followed.
     Source: the extension `target`, https://www.encode.io/httpcore/extensions/#target
     """
     target = {"target": (httpx.URL(base).path.rstrip("/") + path).encode()}
