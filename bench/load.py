@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.live import clients
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -88,8 +90,7 @@ class Load:
         reader, writer = connection or await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=self.context, server_hostname=self.host
         )
-        client = f"X-Forwarded-For: 198.18.{self.report.asked // 250 % 250}.{self.report.asked % 250}\r\n"
-        said = client if self.clients else ""
+        said = clients.line() if self.clients else ""
         closing = "" if keep else "Connection: close\r\n"
         writer.write(f"GET {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{said}{closing}\r\n".encode())
         await writer.drain()

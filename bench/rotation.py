@@ -2,10 +2,11 @@
 
     .venv/bin/python -m bench.rotation STACK SECRET...
 
-Needs a stack that is up, and changes it: each secret gets its next number in the stack file, as `./kit rotate` does. Of
-each route a path is asked that its service answers by itself, not the login before it. Failed is what got no answer or
-one of the front door's own (502, 503, 504); the gap is the longest time between two answers around such a failure.
-What a page in an open browser does meanwhile (reconnecting, asking again) is not in it.
+Needs a stack that is up and has Docker's own networks in its `trustedProxies` (tests/live/clients.py says which), so
+that each request is another client's. It changes that stack: each secret gets its next number in the stack file, as
+`./kit rotate` does. Of each route a path is asked that its service answers by itself, not the login before it. Failed
+is what got no answer or one of the front door's own (429, 502, 503, 504); the gap is the longest time between two
+answers around such a failure. What a page in an open browser does meanwhile (reconnecting, asking again) is not in it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from ops.paths import ROOT
 from ops.session import Session
 from stack.model import Access, Route
 from stack.plan import Plan
+from tests.live import clients
 
 EVERY_S = 0.05
-UNANSWERED = frozenset({502, 503, 504})
+UNANSWERED = frozenset({429, 502, 503, 504})
 
 
 @dataclass
@@ -59,6 +61,10 @@ def path(route: Route) -> str:
     return route.prefix + "/"
 
 
+def _status(visitor: httpx.Client, url: str) -> int:
+    return visitor.get(url, headers=clients.another(), follow_redirects=False, timeout=5).status_code
+
+
 def load(plan: Plan, ca_pem: str, urls: list[str], stop: threading.Event) -> tuple[list[Asked], list[threading.Thread]]:
     """Four visitors for each route, who take turns: a slow answer holds up none of the others'."""
     asked = [Asked(url) for url in urls]
@@ -72,7 +78,7 @@ def load(plan: Plan, ca_pem: str, urls: list[str], stop: threading.Event) -> tup
                 due = max(due + 4 * EVERY_S, time.monotonic())
                 sent = time.monotonic()
                 try:
-                    answered = visitor.get(one.url, follow_redirects=False, timeout=5).status_code not in UNANSWERED
+                    answered = _status(visitor, one.url) not in UNANSWERED
                 except httpx.HTTPError:
                     answered = False
                 one.seen.append(((time.monotonic() if answered else sent) - begin, answered))
@@ -91,6 +97,8 @@ def main() -> None:
     session = Session(arguments.stack)
     plan = session.plan()
     ca_pem = session.state.ca_file.read_text(encoding="utf-8")
+    if missing := sorted(set(clients.PROXIES) - set(plan.settings.trusted_proxies)):
+        parser.error(f"the front door would answer 429: add {', '.join(missing)} to trustedProxies for the while")
     routes = [owned.item for owned in plan.routes]
     urls = [plan.url(route) + path(route) for route in routes]
     print(header(f"rotations of stack {arguments.stack} under load, {1 / EVERY_S:.0f} requests a second per route"))
