@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "browser"
 
+GO_ON = "loginContinueLink"  # on Keycloak's page for a form that it has had already
+
 
 class Browser:
     """One window of it. Whoever waits for something waits `seconds`; `chrome` is selenium's own driver."""
@@ -26,6 +28,7 @@ class Browser:
         self.seconds = seconds
         self._loaded = time.monotonic()
         self.said: list[str] = []  # what the page and the browser wrote to the console
+        self._filled: tuple[str, dict[str, str]] = ("", {})
         self._wrong: list[str] = []  # what of it is an error, and was not asked for yet
 
     def open(self, url: str) -> None:
@@ -70,6 +73,9 @@ class Browser:
             body = self.text
             if words in body and self.all(selector):
                 return True
+            if self.all(f"#{GO_ON}"):
+                self._go_on()
+                return False
             loading = "Loading the" in body or not body.strip()
             # Keycloak's pages give up by themselves, also before they have their words.
             failed = "Something went wrong" in body or "somethingWentWrong" in body
@@ -88,6 +94,14 @@ class Browser:
         self._wrong += [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
         return new
 
+    def _go_on(self) -> None:
+        """The answer to a form was lost, and Keycloak takes each form once: "Page has expired". Go on, as that page
+        offers, and fill in the same again if it is asked for again."""
+        self.all(f"#{GO_ON}")[0].click()
+        press, fields = self._filled
+        if fields and all(self.all(f"#{name}") for name in fields):
+            self.fill(press, **fields)
+
     def _lost(self) -> bool:
         """Whether the page lost something since this was asked the last time."""
         return any("ERR_NETWORK_CHANGED" in text for text in (*self._console(), self.text))
@@ -97,6 +111,7 @@ class Browser:
         for name, text in fields.items():
             self.shown(f"#{name}")
             self.all(f"#{name}")[0].send_keys(text)
+        self._filled = (press, fields)
         self.all(press)[0].click()
 
     def complaints(self) -> list[str]:
