@@ -742,5 +742,5 @@ def _kcwarden(realm: Path) -> list[dict[str, Any]]:
 def _ended(session: httpx.Client) -> float:
     """How many seconds until the chat no longer knows the session."""
     begin = time.monotonic()
-    eventually(lambda: session.get("/api/v1/auths/").status_code == 401, 10)
+    eventually(lambda: session.get("/api/v1/auths/").status_code == 401, 30)
     return time.monotonic() - begin
