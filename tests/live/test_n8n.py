@@ -35,7 +35,7 @@ from tests.live.trial import HOSTILE, Authority, Trial, docker
 pytestmark = pytest.mark.live
 
 STACK = "flow"
-NEEDED = ("haproxy", "postgres", "database-n8n", "database-credentials", "redis-queue", "redis", "oauth2-proxy")
+NEEDED = ("haproxy", "waf", "postgres", "database-n8n", "database-credentials", "redis-queue", "redis", "oauth2-proxy")
 OWN = ("n8n-key", "n8n", "n8n-worker-1", "n8n-runner-1", "n8n-owner")
 # The proof that wants people: tests/live/test_forward_auth.py has some.
 LOGIN = "stack.proofs.n8n:login"
@@ -126,7 +126,7 @@ class Flow:
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     from airgap import images
 
-    names = ("haproxy", "keycloak", "n8n", "n8n-runners", "oauth2-proxy", "postgres", "redis", "tools")
+    names = ("haproxy", "waf", "keycloak", "n8n", "n8n-runners", "oauth2-proxy", "postgres", "redis", "tools")
     built = {name: image.reference for name, image in images.ensure(names).items()}
     settings = Settings(
         stack=STACK,

@@ -27,6 +27,7 @@ from stack import plan as planning
 from stack import targets
 from stack.automation import render, templates
 from stack.catalog import discover
+from stack.derive import waf
 from stack.derive import models, runtime
 from stack.model import ImageSource, SpecError, Target
 from stack.plan import Plan, SecretKey
@@ -44,7 +45,7 @@ PORT = 18970
 STANDIN = f"kit-{STACK}-standin"
 SELECTED = ("summarise-url", "gmail-to-telegram", "classify-inbox")
 BEFORE = (
-    *("haproxy", "postgres", "database-n8n", "database-gmail-to-telegram", "database-credentials"),
+    *("haproxy", "waf", "postgres", "database-n8n", "database-gmail-to-telegram", "database-credentials"),
     *("redis-queue", "ollama", "ollama-queue"),
     *("ollama-models", "n8n-key", "n8n", "n8n-worker-1", "n8n-runner-1", "n8n-owner"),
 )
@@ -116,7 +117,7 @@ class Flows:
 def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
     from airgap import images
 
-    names = ("haproxy", "keycloak", "n8n", "n8n-runners", "oauth2-proxy", "ollama", "postgres", "redis")
+    names = ("haproxy", "waf", "keycloak", "n8n", "n8n-runners", "oauth2-proxy", "ollama", "postgres", "redis")
     names += ("tools", "tiny-models")
     built = {name: image.reference for name, image in images.ensure(names).items()}
     settings = Settings(
@@ -297,6 +298,7 @@ def test_a_page_is_summarised_for_who_has_the_key_and_nothing_of_our_own_is_fetc
         ("http://page.standin.test:8080/moved", 422),
     ):
         refused = flows.browser.post(hook, json={"url": own}, headers=key, timeout=60)
+        assert waf.REFUSED not in refused.headers, f"{own}: the workflow says so, and not the firewall before it"
         assert refused.status_code == status, (own, refused.status_code, refused.text)
     assert flows.state["fetched"] == 1
 
