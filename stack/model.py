@@ -863,6 +863,10 @@ FREE_TEXT = ("ARGS", "ARGS_NAMES", "REQUEST_BODY")
 `history.messages` is a file name to a rule), and the body as it came."""
 
 
+BODY_TEXT = (*FREE_TEXT, "XML:/*")
+"""FREE_TEXT, and the texts of XML: for a body of any kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WafExclusion:
     """What the firewall lets pass at a route that its rules would take for an attack. Without a `reason` it is refused.
@@ -871,11 +875,15 @@ class WafExclusion:
     targets: the parts of a request that these rules no longer look at: FREE_TEXT, or such as ARGS:password,
     ARGS:json.password, XML:/* or REQUEST_COOKIES:name; none is all of it, for one rule alone.
     paths: where, as a Route's `paths`: exactly these, and what is below those that end in a slash; empty is everywhere.
+    plain_query: only for requests whose query, if any, holds nothing but letters, digits and - . _ = & , : @. For
+    bodies that may be anything where the query may not: parameters are ARGS wherever they come from. A query that
+    holds more is looked at, and the body with it.
     """
 
     rule: str
     targets: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    plain_query: bool = False
     reason: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -68,7 +69,12 @@ LOG = (
     '%(open)ac %(rate)[var(txn.rate)]"'
 )
 
+# Where this machine's requests come from if the engine is in a virtual machine (Docker Desktop) or has no privileges
+# (slirp4netns), beside the gateway.
+ENGINES = ("127.0.0.0/8", "::1", "192.168.65.0/24", "10.0.2.0/24")
+HOST_AND_PORT = "^[^:]+(:[0-9]{1,5})?$"
 TOO_LARGE = "This is larger than what is taken here."
+UNSAID = "Please say how large this is."
 MISDIRECTED = "There is nothing under this name here."
 UNKNOWN = "There is nothing under this name here."
 DENIED = "This address is not for the outside."
@@ -183,7 +189,7 @@ def _plain(plan: Plan) -> str:
     return f"""# Plain HTTP only leads to TLS.
 frontend http
     bind :{HTTP_PORT}
-    declare capture request len 64
+{_on_loopback(plan.settings.bind_address)}    declare capture request len 64
     http-request capture req.hdr(host) id 0
     http-request return status 421 content-type text/plain string {quoted(MISDIRECTED)} unless {known}
     http-request redirect code 301 location https://%[{_HOST}]{port}%[capture.req.uri]{unless}
@@ -250,7 +256,7 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     known = f"{{ {_HOST} -m str {_hosts(plan)} }}"
     return f"""frontend https
 {binds}
-{_few_connections(plan)}    declare capture request len 64
+{_on_loopback(plan.settings.bind_address)}{_few_connections(plan)}    declare capture request len 64
     http-request capture req.hdr(host) id 0
     # What is looked at here is what the service reads: no absolute form, no CONNECT, no two hosts. Of HTTP/2 only the
     # path goes on anyway.
@@ -266,6 +272,8 @@ def _public(plan: Plan, fronts: list[str]) -> str:
     http-request set-header X-Forwarded-Proto https
     http-request set-header X-Forwarded-Port {plan.settings.https_port}
     http-request return status 421 content-type text/plain string {quoted(MISDIRECTED)} unless {known}
+    # Services make addresses of it.
+    http-request deny deny_status 400 unless {{ req.fhdr(host) -m reg {quoted(HOST_AND_PORT)} }}
 {told}
 
 {"".join(fronts).rstrip()}
@@ -302,6 +310,22 @@ def _at_paths(plan: Plan) -> list[str]:
         "if shared_host !{ var(txn.route) -m found }"
     )
     return ["".join(f"    {line}\n" for line in lines) + "\n"]
+
+
+def _on_loopback(address: str = "") -> str:
+    """Who comes from elsewhere is not answered, where the port is published for this machine alone.
+
+    Docker before 28 lets in whatever is addressed to the container itself, for a port that is published at all
+    (docs/adr/0033).
+    This machine's own requests come from the network's gateway, those of containers from beside it.
+    """
+    if address and not ipaddress.ip_address(address).is_loopback:
+        return ""
+    return f"""    # Published on loopback: a machine that has this one for its router would get here as well.
+    tcp-request connection set-var-fmt(sess.from) %[src,ipmask(24,64)]
+    tcp-request connection set-var-fmt(sess.here) %[dst,ipmask(24,64)]
+    tcp-request connection reject unless {{ var(sess.from),strcmp(sess.here) eq 0 }} || {{ src {" ".join(ENGINES)} }}
+"""
 
 
 def _few_connections(plan: Plan) -> str:
@@ -388,6 +412,13 @@ def _common(plan: Plan) -> str:
         *rates.rules(plan),
         f"{too_large} if {{ req.body_size,sub(txn.body) gt 0 }}",
     ]
+    if plan.provider(Role.FIREWALL) is None:
+        # Who does not say how much comes is measured by the firewall. HAProxy counts no body that it passes on.
+        unsaid = f"http-request return status 411 content-type text/plain string {quoted(UNSAID)}"
+        lines.append(f"{unsaid} if {{ req.fhdr(transfer-encoding) -m found }}")
+        lines.append(
+            f"{unsaid} if {{ req.ver -m str 2.0 }} {{ method POST PUT PATCH }} !{{ req.fhdr(content-length) -m found }}"
+        )
     return "".join(f"    {line}\n" for line in lines) + "\n"
 
 
@@ -499,7 +530,7 @@ def _admin(plan: Plan) -> tuple[str, ...]:
         f"""# {_source(provider)}: administration, from this machine only
 frontend admin
     bind :{ADMIN_PORT} ssl crt {CERTIFICATES}
-    declare capture request len 64
+{_on_loopback()}    declare capture request len 64
     http-request capture req.hdr(host) id 0
     http-request disable-l7-retry if !METH_GET
 {forget}

@@ -35,6 +35,8 @@ def _faults(exclusion: WafExclusion) -> Iterator[tuple[str, str]]:
         yield f"{named} names no rule", "name one by its id (942100), or those with a tag (attack-sqli)"
     elif not exclusion.targets and not _ID.fullmatch(exclusion.rule):
         yield f"{named} takes out whole rules by a tag", "name the targets that they do not look at, such as ARGS:text"
+    if exclusion.plain_query and not exclusion.paths:
+        yield f"{named} asks for a plain query everywhere", "name the paths at which bodies may be anything"
     for target in exclusion.targets:
         if not _TARGET.fullmatch(target):
             yield f"{named} has the target {target!r}", "write it as ModSecurity does: ARGS, ARGS:text, XML:/*"

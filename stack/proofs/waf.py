@@ -34,7 +34,7 @@ def attacks(ctx: ProofContext) -> None:
     """Every route refuses each attack; those with a login refuse a stranger sooner, and then whoever is logged in."""
     mode = ctx.plan.settings.waf
     for owned in ctx.plan.routes:
-        base, path = ctx.plan.url(owned.item), _path(owned.item)
+        base, path = ctx.plan.url(owned.item), path_of(owned.item)
         with ctx.stranger() as stranger:
             ctx.step(f"attacks at {base}{path}")
             _each(stranger, base, path, mode, login=forward_auth.needs_login(owned.item) and not owned.item.open)
@@ -45,9 +45,13 @@ def attacks(ctx: ProofContext) -> None:
     ctx.note(f"{len(ctx.plan.routes)} routes, {len(ATTACKS) + 1} attacks each, mode {mode}")
 
 
-def _path(route: Route) -> str:
-    """A path that the front door hands on."""
-    return next(iter((*route.open, *route.paths)), f"{route.prefix}/")
+def path_of(route: Route) -> str:
+    """A path that the front door hands on, and at which queries are looked at. LookupError where there is none."""
+    handed_on = (*route.open, *route.paths) or (f"{route.prefix}/",)
+    found = next((path for path in handed_on if waf.looks_at_query(route, path)), None)
+    if found is None:
+        raise LookupError(f"nothing that is sent to {route.name} is looked at")
+    return found
 
 
 def _each(browser: httpx.Client, base: str, path: str, mode: WafMode, *, login: bool) -> None:

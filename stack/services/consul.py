@@ -198,6 +198,14 @@ SERVICE = ServiceSpec(
                         paths=("/v1/kv/",),
                         reason="A value is whatever an administrator keeps there, configuration and scripts included",
                     ),
+                    *(
+                        WafExclusion(
+                            rule=rule,
+                            paths=("/v1/kv/",),
+                            reason="A value is octets: Consul asks for no type, and its clients send none",
+                        )
+                        for rule in ("920340", "920640")
+                    ),
                 ),
             ),
         ),

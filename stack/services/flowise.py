@@ -274,8 +274,9 @@ SERVICE = ServiceSpec(
                         rule="OWASP_CRS",
                         targets=FREE_TEXT,
                         paths=("/api/v1/",),
+                        plain_query=True,
                         reason="Flows are drawn here, with prompts, code and addresses in them, by editors and "
-                        "administrators; and the questions to them are text for a model",
+                        "administrators; and the questions to them are text for a model. Queries are looked at",
                     ),
                 ),
             ),

@@ -272,6 +272,13 @@ SERVICE = ServiceSpec(
                         paths=(f"{PREFIX}/job/", f"{PREFIX}/view/", f"{PREFIX}/createItem"),
                         reason="Jobs are scripts, sent by forms and as XML by those who may write them",
                     ),
+                    WafExclusion(
+                        rule="930130",
+                        targets=("REQUEST_FILENAME",),
+                        paths=(f"{PREFIX}/job/", f"{PREFIX}/view/"),
+                        reason="A job is read and written at its config.xml, which is a file's name to a rule; Jenkins "
+                        "asks who may",
+                    ),
                 ),
             ),
         ),

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from stack import images
 from stack.model import (
+    BODY_TEXT,
     CONFIG_DIR,
     FREE_TEXT,
     Access,
@@ -57,6 +58,8 @@ from stack.model import (
 from stack.settings import Settings
 
 USER = "1000:1000"
+# Where others call workflows.
+CALLED = ("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/")
 # n8n's home, with .n8n (settings) and .cache (its pages, made at each start). Not where the image has its own: a tmpfs
 # for the cache there would belong to root from the first restart on.
 DATA = "/data"
@@ -420,7 +423,7 @@ SERVICE = ServiceSpec(
             logout="/rest/logout",
             voucher="voucher",
             # What others call: a workflow decides by itself who may (its trigger has authentication of its own).
-            open=("/webhook/", "/webhook-waiting/", "/form/", "/form-waiting/"),
+            open=CALLED,
             # A credential's consent page opens in a window that tells the editor when it is done.
             rate=RateClass.BUNDLE,
             headers=Headers(coop="same-origin-allow-popups"),
@@ -432,6 +435,24 @@ SERVICE = ServiceSpec(
                         paths=("/rest/",),
                         reason="The editor saves workflows, which are made of code, SQL, HTML and addresses. Nobody "
                         "gets here without a login as editor or administrator, and these may run what they like",
+                    ),
+                    WafExclusion(
+                        rule="OWASP_CRS",
+                        targets=BODY_TEXT,
+                        paths=CALLED,
+                        plain_query=True,
+                        reason="A webhook or form takes whatever is sent: mail in HTML, rows, code, answers of models. "
+                        "It runs none of it; what becomes of it is for the workflow to say. Queries are looked at",
+                    ),
+                    # Types that are not in the firewall's list, and bodies without any.
+                    *(
+                        WafExclusion(
+                            rule=rule,
+                            paths=CALLED,
+                            reason="Who calls a webhook chooses the type of what is sent, calendars or sound included, "
+                            "and not everybody says it",
+                        )
+                        for rule in ("920340", "920420", "920640")
                     ),
                 ),
             ),

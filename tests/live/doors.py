@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stack import images
+from stack.catalog import discover
 from stack.model import (
     Access,
     ContainerSpec,
@@ -21,6 +22,7 @@ from stack.model import (
     Http,
     Port,
     Profile,
+    RateClass,
     ResourceLimits,
     Role,
     Route,
@@ -28,10 +30,14 @@ from stack.model import (
     Target,
     Zone,
 )
-from stack.services import haproxy
+from stack.services import haproxy, waf
 from tests.live import standing
 from tests.live.standing import Standing
 
+# Networks that this machine's own requests seem to come from: as a trusted proxy it can say who each one is from.
+MACHINE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+
+PORT = 8000
 PROGRAM = r"""
 import collections, http.server, json, sys, threading, time, urllib.parse
 NAME = sys.argv[1]
@@ -39,6 +45,7 @@ seen, lock = collections.Counter(), threading.Lock()
 
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the kernel waits 40 ms for the rest of an answer
 
     def log_message(self, *words): pass
 
@@ -47,6 +54,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items(): self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Type", kind)
+        self.send_header("X-Reached", NAME)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD": self.wfile.write(data)
@@ -88,7 +96,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         else:
             self.send(200, {"name": NAME, "path": self.path, "length": length, "headers": dict(self.headers.items())})
 
-    do_GET = do_POST = do_PUT = do_HEAD = do_OPTIONS = do_DELETE = answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_HEAD = do_OPTIONS = do_DELETE = answer
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 512
@@ -113,7 +121,7 @@ def backend(name: str, **route: Any) -> ServiceSpec:
                 entrypoint=("python3", "/run/kit/backend.py"),
                 command=(name,),
                 files=(File(name="backend.py", source=Derived(lambda _: PROGRAM)),),
-                ports=(Port("http", 8000),),
+                ports=(Port("http", PORT),),
                 health=HealthCheck(test=Http("http", "/"), interval_s=1),
                 limits={target: ResourceLimits(memory_mb=96, cpus=1) for target in Target},
                 stop_grace_s=1,
@@ -128,9 +136,40 @@ def front() -> ServiceSpec:
     return replace(haproxy.SERVICE, proofs=())
 
 
+def _firewall() -> ServiceSpec:
+    """The stack's own firewall, without its proofs, which are about services."""
+    return replace(waf.SERVICE, proofs=())
+
+
+def everywhere(*plain: str) -> ServiceSpec:
+    """One backend for every route of the catalogue, each with its own exclusions, and for `plain` ones without any.
+
+    The front door asks nobody for a login: what the firewall does is the same for those who have none.
+    """
+    one = backend("one")
+    routes = [
+        replace(route, port="http", access=Access.PUBLIC, roles=(), logout="", voucher="", open=())
+        for spec in discover()
+        for route in spec.routes
+    ]
+    routes += [
+        Route(name=name, port="http", access=Access.PUBLIC, rate=RateClass.BUNDLE, websocket=True, streaming=True)
+        for name in plain
+    ]
+    return replace(one, routes=tuple(routes))
+
+
 @contextmanager
-def doors(name: str, folder: Path, *backends: ServiceSpec, **changes: Any) -> Iterator[Standing]:
-    """A front door before these backends."""
+def doors(
+    name: str,
+    folder: Path,
+    *backends: ServiceSpec,
+    firewall: bool = False,
+    profile: str = "doors",
+    **changes: Any,
+) -> Iterator[Standing]:
+    """A front door before these backends, with the firewall in between or without. profile: of the backends."""
     assert Role.INGRESS in front().roles
-    with standing.stack(name, folder, "doors", catalogue=(front(), *backends), **changes) as live:
+    between = (_firewall(),) if firewall else ()
+    with standing.stack(name, folder, profile, catalogue=(front(), *between, *backends), **changes) as live:
         yield live

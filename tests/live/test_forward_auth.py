@@ -28,7 +28,7 @@ from stack.model import Encoding
 from stack.plan import SecretKey
 from stack.proofs import n8n, totp
 from tests.live import clients, standing, trial
-from tests.live.browser import chromium
+from tests.live.browser import Browser, chromium
 from tests.live.leaks import leaks_in
 from tests.live.standing import Standing
 from tests.live.trial import HOSTILE, docker
@@ -646,6 +646,13 @@ def test_with_another_cookie_secret_people_come_back_without_a_password(front: F
 LOGIN = "#kc-login, #saveTOTPBtn"  # the button of Keycloak's forms
 
 
+def unhindered(window: Browser, page: str) -> None:
+    """Nothing that a page wants to do is refused by the headers that the front door adds, by the console's word."""
+    said = window.complaints()
+    print(f"{page}: the console says {said or 'nothing'}")
+    assert not [line for line in said if "Policy" in line or "Refused to" in line or "violates" in line]
+
+
 def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_path: Path) -> None:
     """Keycloak's own page, in a browser: an app is set up at the first login, and asked for at the next."""
     account = f"{front.live.outputs.issuer}/account"
@@ -672,6 +679,12 @@ def test_the_account_page_asks_an_administrator_for_a_code(front: Front, tmp_pat
         window.shown(words="Invalid authenticator code")
         window.fill(LOGIN, otp=app.next())
         window.shown(words="Personal info")
+        unhindered(window, "Keycloak's account page")
+        # The same login opens the pages of a service that has none; what browsers are told there hinders nothing.
+        window.open(f"{front.urls['consul']}/ui/")
+        window.shown("main", "Consul")
+        window.keep("consul")
+        unhindered(window, "Consul's pages")
 
 
 def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Path) -> None:
@@ -691,6 +704,7 @@ def test_a_browser_logs_in_once_and_is_in_the_editor(front: Front, tmp_path: Pat
         time.sleep(5)
         assert "Connection lost" not in window.text
         picture = window.keep("n8n-editor")
+        unhindered(window, "the editor")
         window.open(f"{base}/signout")
         window.shown("#username")
         assert window.chrome.current_url.startswith(issuer)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bench.load import Load
 from stack.derive.ingress import FIGURES_PORT
 from stack.derive.runtime import JobPlan
 from stack.model import RateClass
-from tests.live import clients, doors, trial
+from tests.live import clients, doors, h2, trial
 from tests.live.browser import chromium
 from tests.live.kitclone import free_ports
 from tests.live.standing import Standing
@@ -59,6 +60,12 @@ class Door:
     def open(self) -> ssl.SSLSocket:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         return self.context.wrap_socket(plain, server_hostname=f"one.{DOMAIN}")
+
+    def two(self) -> h2.Connection:
+        """A connection that speaks HTTP/2."""
+        context = ssl.create_default_context(cadata=self.live.outputs.ca_pem)
+        context.set_alpn_protocols(["h2"])
+        return h2.Connection(self.port, f"one.{DOMAIN}", context)
 
     def raw(self, *parts: bytes, every: float = 0) -> bytes:
         """What comes back until the front door closes, when these bytes are sent as they are."""
@@ -326,9 +333,7 @@ REFUSED = {
     "another host in the line": (400, b"GET https://two.kit.localhost/ HTTP/1.1\r\n" + HOST + END),
     "a tunnel": (400, b"CONNECT one:80 HTTP/1.1\r\n" + HOST + END),
     "no version": (400, b"GET /x\r\n\r\n"),
-    "a long address": (400, b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n" + HOST + END),
-    "a large header": (400, b"GET /x HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * 20000 + b"\r\n" + END),
-    "many headers": (400, b"GET /x HTTP/1.1\r\n" + HOST + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + END),
+    "too many headers": (400, b"GET /x HTTP/1.1\r\n" + HOST + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + END),
     "an echo": (405, b"TRACE /x HTTP/1.1\r\n" + HOST + END),
     "no host": (421, b"GET /x HTTP/1.1\r\n" + END),
     "a host that is not ours": (421, b"GET /x HTTP/1.1\r\nHost: evil.example\r\n" + END),
@@ -348,6 +353,37 @@ def test_bad_requests_are_answered_as_such_and_reach_nobody(door: Door) -> None:
     assert door.seen() == before
 
 
+# HAProxy 3.0 says 400 of all that it cannot read, newer ones what it is.
+TOO_LONG = {
+    "a long address": (b"400", b"414", b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n" + HOST + END),
+    "a large header": (b"400", b"431", b"GET /x HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * 20000 + b"\r\n" + END),
+    "large headers": (
+        b"400",
+        b"431",
+        b"GET /x HTTP/1.1\r\n" + HOST + b"".join(b"X-%d: %s\r\n" % (n, b"a" * 2000) for n in range(9)) + END,
+    ),
+}
+
+
+def test_what_is_too_long_is_refused_at_once(door: Door) -> None:
+    before = door.seen()
+    for what, (older, newer, sent) in TOO_LONG.items():
+        said = door.raw(sent)
+        assert said.startswith((b"HTTP/1.1 " + older, b"HTTP/1.1 " + newer)), (what, said[:120])
+    assert door.seen() == before
+
+
+def test_a_body_that_does_not_say_its_size_is_refused_where_nobody_measures_it(door: Door) -> None:
+    """Without the firewall, which counts (tests/live/test_waf.py): HAProxy would pass on any amount."""
+    before = door.seen()
+    said = door.raw(POST + b"Transfer-Encoding: chunked\r\n" + END + b"5\r\nabcde\r\n0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 411 "), said[:120]
+    with door.two() as visitor:
+        visitor.request(1, [*TWO, (b":method", b"POST")], b"abcde")
+        assert visitor.answer() == 411
+    assert door.seen() == before
+
+
 READ_IN_ONE_WAY = {
     "chunks and a length": POST
     + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
@@ -363,7 +399,7 @@ def test_what_is_only_written_oddly_goes_on_in_plain_form_as_one_request(door: D
     for what, sent in READ_IN_ONE_WAY.items():
         before = door.seen()
         said = door.raw(sent)
-        assert said.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 ")), (what, said[:100])
+        assert said.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 ", b"HTTP/1.1 411 ")), (what, said[:100])
         new = door.seen() - before
         assert sum(new.values()) <= 1 and not any("smuggled" in path for path in new), (what, new)
         if b" 200 " in said[:20]:
@@ -371,6 +407,173 @@ def test_what_is_only_written_oddly_goes_on_in_plain_form_as_one_request(door: D
             told = {name.lower() for name in body["headers"]}
             assert not {"content-length", "transfer-encoding"} <= told, what
             assert not any(set("\r\n") & set(value) for value in body["headers"].values()), what
+
+
+# ------------------------------------------------------------------------------------------------------- host names
+
+HOSTS = {
+    b"one.kit.localhost": 200,
+    b"ONE.Kit.LocalHost": 200,
+    b"one.kit.localhost:1": 200,  # whatever port the browser names
+    b"one.kit.localhost.": 421,
+    b".one.kit.localhost": 421,
+    b"one.kit.localhost:80:80": 400,
+    b"one.kit.localhost:": 400,
+    b"one.kit.localhost:<script>": 400,
+    b"one.kit.localhost:x@evil.example": 400,
+    b"one.kit.localhost:123456": 400,
+    b"one.kit.localhost@evil.example": 421,
+    b"evil.example#one.kit.localhost": 421,
+    b"one.kit.localhost/../two": 421,
+    b"one.kit.localhost evil.example": 421,
+    b"one.kit.localhost%00.evil.example": 421,
+    b"one.kit.localhost\xe3\x80\x82evil.example": 421,
+    b"xn--one-.kit.localhost": 421,
+    b"localhost": 421,
+    b"127.0.0.1": 421,
+    b"[::1]": 421,
+    b"haproxy": 421,
+    b"one": 421,
+    b"*": 421,
+    b"": 421,
+    b"';DROP TABLE x;--": 421,
+    b"<script>alert(1)</script>": 421,
+    b"${jndi:ldap://127.0.0.1/a}": 421,
+    b"a" * 8000: 421,
+}
+
+
+def test_host_names_that_are_not_ours_lead_nowhere(door: Door) -> None:
+    before = door.seen()
+    wrong: dict[bytes, bytes] = {}
+    for host, status in HOSTS.items():
+        said = door.raw(b"GET /host HTTP/1.1\r\nHost: " + host + b"\r\n" + END)
+        allowed = (status,) if status == 200 else (status, 400)
+        if not any(said.startswith(b"HTTP/1.1 %d " % each) for each in allowed):
+            wrong[host] = said[:80]
+        elif status != 200 and len(host) > 3:
+            assert host not in said.lower(), "nothing of it is said again"
+    assert not wrong
+    assert sum((door.seen() - before).values()) == list(HOSTS.values()).count(200)
+
+
+def test_plain_http_leads_nobody_to_a_name_that_is_not_ours(door: Door) -> None:
+    for host, status in HOSTS.items():
+        with socket.create_connection(("127.0.0.1", door.live.plan.settings.http_port), timeout=20) as sock:
+            sock.sendall(b"GET /a?b HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+            said = b""
+            while more := sock.recv(65536):
+                said += more
+        if said.startswith(b"HTTP/1.1 301 "):  # whatever port is named: it is not said again
+            assert f"location: https://one.{DOMAIN}:{door.port}/a?b\r\n".encode() in said
+        else:
+            assert status != 200 and said.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 ")), (host, said[:80])
+            assert b"location" not in said
+
+
+# ----------------------------------------------------------------------------------------------------------- HTTP/2
+
+TWO: tuple[h2.Header, ...] = ((b":scheme", b"https"), (b":authority", b"one.kit.localhost"), (b":path", b"/x"))
+GET: tuple[h2.Header, ...] = ((b":method", b"GET"), *TWO)
+
+
+def without(name: bytes) -> tuple[h2.Header, ...]:
+    return tuple(header for header in GET if header[0] != name)
+
+
+# What becomes another request when somebody writes it down in HTTP/1.1 without a look.
+UNFIT: dict[str, tuple[h2.Header, ...]] = {
+    "a line break in a value": (*GET, (b"x-a", b"b\r\nx-c: d")),
+    "a feed in a value": (*GET, (b"x-a", b"b\n\nGET /smuggled HTTP/1.1\nhost: one.kit.localhost\n\n")),
+    "a zero byte in a value": (*GET, (b"x-a", b"b\0c")),
+    "a name with capitals": (*GET, (b"X-A", b"b")),
+    "a name with a line break": (*GET, (b"x-a: b\r\nx-c", b"d")),
+    "a name with a colon": (*GET, (b"x-a:", b"b")),
+    "a name with a space": (*GET, (b"x a", b"b")),
+    "a name that is empty": (*GET, (b"", b"b")),
+    "chunks": (*GET, (b"transfer-encoding", b"chunked")),
+    "a header of the connection": (*GET, (b"connection", b"transfer-encoding")),
+    "an upgrade": (*GET, (b"upgrade", b"h2c")),
+    "a length that is not what comes": (*GET, (b"content-length", b"5")),
+    "two lengths": (*GET, (b"content-length", b"0"), (b"content-length", b"5")),
+    "no path": without(b":path"),
+    "an empty path": (*without(b":path"), (b":path", b"")),
+    "a path with a request in it": (*without(b":path"), (b":path", b"/x HTTP/1.1\r\nhost: two.kit.localhost\r\n\r\n")),
+    "a path with a space": (*without(b":path"), (b":path", b"/smuggled HTTP/1.1")),
+    "a path that is none": (*without(b":path"), (b":path", b"smuggled")),
+    "two paths": (*GET, (b":path", b"/smuggled")),
+    "no method": without(b":method"),
+    "a method with a request in it": (*without(b":method"), (b":method", b"GET /smuggled HTTP/1.1\r\nx:")),
+    "a method with a space": (*without(b":method"), (b":method", b"GET /smuggled")),
+    "a tunnel": ((b":method", b"CONNECT"), (b":authority", b"one.kit.localhost:80")),
+    "a pseudo header behind others": (*without(b":path"), (b"x-a", b"b"), (b":path", b"/smuggled")),
+    "a pseudo header that is none": (*GET, (b":smuggled", b"1")),
+    "no host": without(b":authority"),
+    "a host that is not ours": (*without(b":authority"), (b":authority", b"evil.example")),
+    "a host with a line break": (*without(b":authority"), (b":authority", b"one.kit.localhost\r\nx-a: b")),
+    "a host with a path": (*without(b":authority"), (b":authority", b"one.kit.localhost/smuggled")),
+    "somebody in the host": (*without(b":authority"), (b":authority", b"a@one.kit.localhost")),
+    "headers that are large": (*GET, *((b"x-%d" % number, b"a" * 2000) for number in range(9))),
+}
+
+
+def test_what_fits_http_2_alone_reaches_nobody(door: Door) -> None:
+    before, other = door.seen(), door.seen("two")
+    wrong: dict[str, int] = {}
+    for what, headers in UNFIT.items():
+        with door.two() as visitor:
+            with suppress(OSError):  # some it closes the connection on before all of it is sent
+                visitor.request(1, headers)
+            if (status := visitor.answer()) not in (0, 400, 405, 414, 421, 431, 501):
+                wrong[what] = status
+    assert not wrong
+    assert door.seen() == before and door.seen("two") == other
+    with door.two() as visitor:
+        visitor.request(1, [*GET, (b"cookie", b"a=b"), (b"cookie", b"c=d")])
+        assert visitor.answer() == 200
+
+
+def test_one_request_has_one_host_whatever_else_it_says(door: Door) -> None:
+    """:authority and host: one of them counts, for the route as for the service."""
+    before = door.seen("two")
+    with door.two() as visitor:
+        visitor.request(1, [*GET, (b"host", b"two.kit.localhost")])
+        assert visitor.answer() in (0, 200, 400)
+    assert door.seen("two") == before
+
+
+def test_streams_without_end_keep_nobody_out(door: Door) -> None:
+    """Thousands of requests over a few connections: taken back at once, or never finished."""
+    begin = time.monotonic()
+    with door.two() as visitor:
+        for first in range(1, 8000, 200):
+            visitor.send(
+                *(
+                    frame
+                    for stream in range(first, first + 200, 2)
+                    for frame in (
+                        h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, h2.block(GET)),
+                        h2.frame(h2.RST_STREAM, 0, stream, b"\0\0\0\x08"),
+                    )
+                )
+            )
+        assert door.ask("one", client="192.0.2.11").status_code == 200
+    held = [door.two() for _ in range(60)]
+    try:
+        for visitor in held:
+            for stream in range(1, 200, 2):
+                visitor.request(
+                    stream, [*TWO, (b":method", b"POST"), (b"content-length", b"9000")], b"a" * 10, open_=True
+                )
+        assert door.ask("one", client="192.0.2.11").status_code == 200
+        used = trial.memory_mb(door.container)
+        print(f"memory with 6000 half requests over 60 connections: {used:.0f} MB")
+        assert used < 0.8 * door.live.container("haproxy").limits.memory_mb
+    finally:
+        for visitor in held:
+            visitor.socket.close()
+    assert door.ask("one", client="192.0.2.11").status_code == 200
+    assert time.monotonic() - begin < 60 and door.state()["OOMKilled"] is False
 
 
 def test_slow_ones_are_told_to_hurry_and_keep_nobody_out(door: Door) -> None:

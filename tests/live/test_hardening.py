@@ -6,13 +6,16 @@ of the CIS benchmark is kept in artifacts/hardening/.
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,11 +29,13 @@ from ops import planview
 from stack import policy
 from stack.catalog import discover
 from stack.model import Zone
+from stack.outputs import StackOutputs
 from stack.plan import Plan
 from stack.zones import ZONES, shared
 from tests.live import cisdocker
+from tests.live.auditors import installed
 from tests.live.kitclone import ROOT, Clone, engine_of, free_ports
-from tests.live.trial import docker, eventually
+from tests.live.trial import Authority, docker, eventually
 
 pytestmark = pytest.mark.live
 
@@ -51,6 +56,7 @@ class Up:
 
     plan: Plan
     inspected: dict[str, dict[str, Any]]
+    ca_pem: str = ""
 
     def planned(self, name: str) -> Any:
         """The service's container in the plan."""
@@ -106,9 +112,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert outcome.code == 0, outcome.text
         names = [item.name for item in engine_of(STACK).containers if item.state == "running"]
         inspected = {item["Name"].lstrip("/"): item for item in json.loads(docker("inspect", *names))}
-        yield Up(planview.load_plan(clone.directory, STACK), inspected)
+        yield Up(planview.load_plan(clone.directory, STACK), inspected, _outputs(clone).ca_pem)
     finally:
         remove()
+
+
+def _outputs(clone: Clone) -> StackOutputs:
+    shown = clone.pulumi("stack", "output", "--json", "--show-secrets", "--stack", STACK)
+    (clone.log / f"{clone.count:02d}-pulumi-stack-output.log").unlink()  # no secret among the artifacts
+    return StackOutputs.from_dict(json.loads(shown.text))
 
 
 # ---------------------------------------------------------------------------------------------------- containers
@@ -209,6 +221,29 @@ for name, address, port in ARGUMENT:
     finally:
         probe.close()
 print(json.dumps(found))
+"""
+
+
+REACH_AT_ONCE = """
+import socket
+from concurrent.futures import ThreadPoolExecutor
+def reach(target):
+    name, address, port = target
+    with socket.socket() as probe:
+        probe.settimeout(1.5)
+        try:
+            probe.connect((address, port))
+        except OSError:
+            return name, "cut"
+        try:
+            probe.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")  # which gets an answer of TLS as well
+            return name, "open" if probe.recv(1) else "closed"
+        except ConnectionResetError:
+            return name, "closed"
+        except OSError:
+            return name, "open"
+with ThreadPoolExecutor(16) as pool:
+    print(json.dumps(list(pool.map(reach, ARGUMENT))))
 """
 
 
@@ -365,6 +400,30 @@ def test_the_host_finds_the_same_and_publishes_only_what_the_ingress_does(up: Up
     assert not [port for _, port in wanted if _open(_own_address(), port)]
 
 
+def test_a_machine_outside_finds_none_of_them(up: Up) -> None:
+    """One that has this host for its router: at the containers' own addresses, which it can name, nobody answers.
+
+    And at the host's own address, by which it is reached, nothing of the stack: that is published on loopback.
+    """
+    with outside() as (address, _):
+        host = address.rpartition(".")[0] + ".1"
+        settings = up.plan.settings
+        targets = [
+            [f"{name} {network} {port}", up.address(name, network), port]
+            for name in up.inspected
+            for network in up.networks(name)
+            for port in sorted(_declared(up, name))
+        ]
+        targets += [[f"host {port}", host, port] for port in (settings.http_port, settings.https_port)]
+        targets += [[f"host {settings.admin_port}", host, settings.admin_port]]
+        program = _program(REACH_AT_ONCE, targets)
+        argv = ["ip", "netns", "exec", "kit-outside", sys.executable, "-"]
+        done = subprocess.run(argv, input=program, capture_output=True, check=True)
+    found = dict(json.loads(done.stdout))
+    assert len(found) == len(targets) > 20
+    assert [name for name, answer in found.items() if answer == "open"] == []
+
+
 def _declared(up: Up, name: str) -> set[int]:
     """Those of the service's file; the ingress answers inside at the public port as well, so that URLs are the same."""
     container = up.planned(name)
@@ -387,3 +446,61 @@ def _open(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.5)
         return probe.connect_ex((address, port)) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- TLS
+
+SSLYZE = "sslyze==6.3.1"
+
+
+def _sslyze(ca: Path, name: str, *ports: int) -> dict[int, list[str]]:
+    """What Mozilla's intermediate profile, version 5.7, minds at each port of this machine; [] when nothing.
+
+    The verdict is sslyze's own: protocols, ciphers, curves, key, signature and life of the certificate, a chain that
+    ends at `ca`, and seven known attacks.
+    """
+    argv = ["--mozilla_config=intermediate", "--certinfo_ca_file", str(ca), "--sni", name]
+    argv += [f"127.0.0.1:{port}" for port in ports]
+    done = subprocess.run([str(installed(SSLYZE, "sslyze")), *argv], capture_output=True, text=True, check=False)
+    verdicts = done.stdout.partition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
+    found: dict[int, list[str]] = {}
+    for line in verdicts.splitlines():
+        if verdict := re.match(r" +127\.0\.0\.1:(\d+): (OK - Compliant\.|FAILED - Not compliant\.)$", line):
+            found[int(verdict[1])] = []
+        elif found and (issue := re.match(r" +\* (.+)", line)):
+            found[max(found, key=list(found).index)].append(issue[1])
+    compliant = len(found) == len(ports) and not any(found.values())
+    assert set(found) == set(ports) and (done.returncode == 0) == compliant, done.stdout[-3000:] + done.stderr[-1000:]
+    return found
+
+
+def test_tls_is_what_mozilla_calls_intermediate(up: Up, tmp_path: Path) -> None:
+    """With the certificate that the stack made by itself, checked against the authority that its people install."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text(up.ca_pem, encoding="utf-8")
+    settings = up.plan.settings
+    name = next(host for host in up.plan.host_names if host.startswith("chat."))
+    assert _sslyze(ca, name, settings.https_port, settings.admin_port) == {
+        settings.https_port: [],
+        settings.admin_port: [],
+    }
+
+
+def test_that_question_finds_what_is_wrong(tmp_path: Path) -> None:
+    """A server with an old cipher and an authority that nobody named: both are said."""
+    authority = Authority(tmp_path / "authority", ("chat.kit.localhost",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.folder / "leaf.pem")
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        port = server.server_address[1]
+        other = Authority(tmp_path / "other", ("chat.kit.localhost",)).folder / "ca.pem"
+        said = _sslyze(other, "chat.kit.localhost", port)[port]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert any(each.startswith("ciphers:") and "AES_128_CBC_SHA" in each for each in said), said
+    assert any(each.startswith("certificate_path_validation:") for each in said), said

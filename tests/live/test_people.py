@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import threading
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import suppress
 from html import unescape
@@ -29,7 +28,6 @@ from ops import frontdoor, people
 from ops.console import KitError
 from ops.engine import DockerApi
 from ops.identity import administration
-from ops.paths import cache_home
 from ops.repair import left, refuse_to_forget
 from stack.derive import waf
 from stack.derive.oidc import clients
@@ -39,6 +37,7 @@ from stack.proofs.context import ProofError
 from stack.proofs.open_webui import LOGIN_PATH
 from stack.settings import load
 from tests.live import standing
+from tests.live.auditors import installed
 from tests.live.pulumi_project import Project, Result
 from tests.live.standing import Standing
 from tests.live.trial import docker, eventually
@@ -723,15 +722,8 @@ class TestPeople:
 
 
 def _kcwarden(realm: Path) -> list[dict[str, Any]]:
-    """What the auditor finds from MEDIUM on. It has a virtual environment of its own, made once per version."""
-    home = cache_home() / KCWARDEN.replace("==", "-")
-    program = home / "bin" / "kcwarden"
-    if not program.exists():
-        venv.create(home, with_pip=True, clear=True)
-        install = [str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", KCWARDEN]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise AssertionError(f"{KCWARDEN} cannot be installed: {done.stderr[-500:]}")
+    """What the auditor finds from MEDIUM on."""
+    program = installed(KCWARDEN, "kcwarden")
     # The vendored check of the newest release asks the internet, which has to fail at once and not after retries.
     environment = {"PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://127.0.0.1:9", "HOME": str(realm.parent)}
     argv = [str(program), "audit", "--format", "json", "--min-severity", "MEDIUM", str(realm)]

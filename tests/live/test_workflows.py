@@ -27,8 +27,7 @@ from stack import plan as planning
 from stack import targets
 from stack.automation import render, templates
 from stack.catalog import discover
-from stack.derive import waf
-from stack.derive import models, runtime
+from stack.derive import models, runtime, waf
 from stack.model import ImageSource, SpecError, Target
 from stack.plan import Plan, SecretKey
 from stack.proofs import n8n as proofs

@@ -14,7 +14,7 @@ from stack.derive import headers, ingress, rates, runtime
 from stack.model import Headers, RateClass, Route, ServiceSpec, SpecError, Static, Target, Zone
 from stack.plan import Plan, build
 from stack.services import haproxy
-from stack.settings import Settings, load
+from stack.settings import Settings, WafMode, load
 from stack.targets import profile
 from tests import observatory
 
@@ -340,3 +340,39 @@ def test_what_two_servers_could_read_in_two_ways_is_refused_first() -> None:
         "return status 421",
     ):
         assert 0 < front.index(rule) < front.index("acl host_")
+
+
+# ---------------------------------------------------------------------------------------------- published on loopback
+
+
+def binds(text: str) -> list[list[str]]:
+    """The lines that follow the last bind of each frontend."""
+    return [part.splitlines() for part in re.split(r"\n    bind [^\n]*\n(?!    bind)", text)[1:]]
+
+
+@pytest.mark.parametrize(
+    ("address", "closed"), [("127.0.0.1", 3), ("127.1.2.3", 3), ("::1", 3), ("0.0.0.0", 1), ("192.0.2.7", 1), ("::", 1)]
+)
+def test_what_is_published_on_loopback_answers_to_this_machine_alone(address: str, closed: int) -> None:
+    """Both public ports where they are; the administration's always."""
+    text = ingress.config(planned(bind_address=address))
+    assert (
+        text.count("tcp-request connection reject unless { var(sess.from),strcmp(sess.here) eq 0 } || { src ") == closed
+    )
+    admin = next(lines for lines in binds(text[text.index("frontend admin") - 1 :]))
+    assert any("connection reject unless" in line for line in admin[:4])
+
+
+def test_a_body_of_unknown_size_goes_to_who_measures_it() -> None:
+    assert "status 411" not in ingress.config(planned())
+    assert ingress.config(planned(waf=WafMode.NONE)).count("status 411") == 2
+
+
+@pytest.mark.parametrize("host", ["chat.kit", "chat.kit:8443", "CHAT.kit:1"])
+def test_a_host_is_a_name_and_a_number(host: str) -> None:
+    assert re.search(ingress.HOST_AND_PORT, host)
+
+
+@pytest.mark.parametrize("host", ["", "chat.kit:", "chat.kit:x@evil", "chat.kit:80:80", "chat.kit:<b>", "a:123456"])
+def test_what_is_no_number_is_refused(host: str) -> None:
+    assert not re.search(ingress.HOST_AND_PORT, host)

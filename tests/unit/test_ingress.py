@@ -133,7 +133,7 @@ def test_the_domain_itself_is_a_name_where_a_path_of_it_leads_on() -> None:
     (front,) = (step for step in runtime.build(plan).containers if step.publish)
     assert any("kit.localhost" in network.aliases for network in front.networks)
     for frontend in ("frontend http", "frontend https"):
-        unknown = next(line for line in section(ingress.config(plan), frontend).splitlines() if " unless " in line)
+        unknown = next(line for line in section(ingress.config(plan), frontend).splitlines() if " 421 " in line)
         assert unknown.rstrip(" }").endswith(" kit.localhost")
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from stack.catalog import discover
 from stack.derive import ingress, waf
-from stack.model import FREE_TEXT, Role, ServiceSpec, SpecError, Static, Target, Waf, WafExclusion
+from stack.model import FREE_TEXT, Access, Role, Route, ServiceSpec, SpecError, Static, Target, Waf, WafExclusion
 from stack.plan import Plan, build
+from stack.proofs import waf as proof
 from stack.settings import Settings, WafMode
 from stack.targets import profile
 
@@ -151,6 +152,43 @@ def test_a_long_path_does_not_take_long() -> None:
     assert not found.match("/n/" + "a" * 5000 + "%")
 
 
+@pytest.mark.parametrize(
+    "query", ["", "?", "?token=aB3-_.9", "?hub.mode=subscribe&hub.challenge=11&x=", "?at=2026-11-22&to=a%40b.org,c:d"]
+)
+def test_a_body_may_be_anything_where_the_query_is_of_words(query: str) -> None:
+    found = pattern(waf.rules(planned(*excluding(paths=("/hook/", "/one"), plain_query=True))))
+    assert re.match(found, f"/hook/a/b{query}") and re.match(found, f"/one{query}")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "?q=<script>",
+        "?q=%3Cscript%3E",
+        "?q=1'--",
+        "?q=union+select",
+        "?q=union%20select",
+        "?q=a%2fb",
+        "?q=/etc/passwd",
+        "?q=..",
+        "?q=a%2e%2e",
+        "?q=$(id)",
+        "?q=;id",
+        "?__proto__.a=1",
+        "?id=password::int",
+        "?q[]=1",
+        "?q=a%0ab",
+        "?q=a%",
+        "?q=a?",
+        "?q=é",
+    ],
+)
+def test_any_other_query_is_looked_at(query: str) -> None:
+    found = pattern(waf.rules(planned(*excluding(paths=("/hook/",), plain_query=True))))
+    assert not re.match(found, f"/hook/a{query}")
+    assert re.match(pattern(waf.rules(planned(*excluding(paths=("/hook/",))))), f"/hook/a{query}")
+
+
 FAULTS: tuple[tuple[dict[str, object], str], ...] = (
     ({"reason": ""}, "has no reason"),
     ({"reason": "because"}, "has no reason"),
@@ -161,6 +199,7 @@ FAULTS: tuple[tuple[dict[str, object], str], ...] = (
     ({"targets": ('ARGS"',)}, "has the target"),
     ({"paths": ("api",)}, "has the path"),
     ({"paths": ('/a"',)}, "has the path"),
+    ({"paths": (), "plain_query": True}, "asks for a plain query everywhere"),
 )
 
 
@@ -212,3 +251,18 @@ def test_the_log_says_what_matched_and_not_what_was_sent() -> None:
     assert first == second
     assert first["path"] == "/a/path" and first["status"] == 403 and first["client"] == "10.0.0.1"
     assert first["rules"] == [{"id": 941110, "message": 'XSS "quoted"', "target": "ARGS:password", "severity": 2}]
+
+
+@pytest.mark.parametrize("route", [route for spec in SERVICES for route in spec.routes], ids=lambda route: route.name)
+def test_the_proof_finds_a_path_of_every_route_that_is_looked_at(route: Route) -> None:
+    assert proof.path_of(route)
+
+
+def test_a_route_where_nothing_is_looked_at_is_no_proof_of_anything() -> None:
+    everywhere = WafExclusion(rule="OWASP_CRS", targets=FREE_TEXT, reason=REASON)
+    route = Route(name="x", port="http", access=Access.PUBLIC, waf=Waf(exclusions=(everywhere,)))
+    with pytest.raises(LookupError, match="nothing that is sent to x is looked at"):
+        proof.path_of(route)
+    below = replace(everywhere, paths=("/free/",))
+    route = replace(route, paths=("/free/a", "/other"), waf=Waf(exclusions=(below,)))
+    assert proof.path_of(route) == "/other"
