@@ -92,6 +92,15 @@ class ServiceArgs:
     after: After = ()
 
 
+def tmpfs_options(size_mb: int, user: str) -> str:
+    """For a tmpfs that `user` (uid:gid) can write to, also after the engine started the container again.
+
+    runc 1.1 gives it then the mode of the folder that the first start made for it, 0755: its owner has to be the user.
+    """
+    uid, _, gid = user.partition(":")
+    return f"size={size_mb}m,mode=1777,uid={uid},gid={gid}"
+
+
 class Service(pulumi.ComponentResource):
     """`.done` is the healthy container; `.container_name` its name with the dependency in it."""
 
@@ -127,7 +136,7 @@ class Service(pulumi.ComponentResource):
             ]
             or None,
             **hardening(args.capabilities, read_only=args.read_only),
-            tmpfs={path: f"size={size}m,mode=1777" for path, size in sorted(args.tmpfs.items())} or None,
+            tmpfs={path: tmpfs_options(size, args.user) for path, size in sorted(args.tmpfs.items())} or None,
             healthcheck=docker.ContainerHealthcheckArgs(
                 tests=["CMD", *args.health.argv],
                 interval=duration(args.health.interval_s),

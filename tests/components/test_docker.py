@@ -520,7 +520,7 @@ class TestService:
             "readOnly": True,
             "logDriver": "json-file",
             "logOpts": {"max-file": "3", "max-size": "10m"},
-            "tmpfs": {"/tmp": "size=64m,mode=1777"},
+            "tmpfs": {"/tmp": "size=64m,mode=1777,uid=1000,gid=1000"},
             "healthcheck": {
                 "tests": ["CMD", "curl", "-f", "http://localhost:8080/health"],
                 "interval": "2s",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from components.service import tmpfs_options
 from stack.derive.encode import encode
 from stack.derive.runtime import ContainerPlan, FilePlan, JobPlan, Runtime
 from stack.derive.values import CaPiece, LeafPiece, SecretPiece, Text
@@ -151,7 +152,7 @@ class Trial:
         argv += ["--shm-size", f"{plan.limits.shm_mb}m"] if plan.limits.shm_mb else []
         argv += ["--read-only"] if plan.read_only else []
         for path, size in plan.tmpfs.items():
-            argv += ["--tmpfs", f"{path}:rw,noexec,nosuid,nodev,size={size}m,mode=1777"]
+            argv += ["--tmpfs", f"{path}:rw,noexec,nosuid,nodev,{tmpfs_options(size, plan.user)}"]
         for name in plan.capabilities:
             argv += ["--cap-add", name]
         for name, value in {**plan.env, **{n: self.text(t) for n, t in plan.secret_env.items()}}.items():
